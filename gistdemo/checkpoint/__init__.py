@@ -1,0 +1,1 @@
+"""Gist checkpoints: a folder that explains itself."""

@@ -1,0 +1,133 @@
+"""What a gist checkpoint folder must hold, read and checked without torch.
+
+    checkpoints/NAME/
+      manifest.json        this module's record: backbone digest, template, slots, files with sha256, training, recovery
+      gist.safetensors     "slots": (K, E), the gist vectors (absent in mode `lm`)
+      adapter/             optional LoRA in PEFT's format, on in phase 1 only (the compressor)
+      backbone_adapter/    optional LoRA in PEFT's format, on in both phases (a tuned or stand-in backbone)
+      README.md            the card
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gistdemo.errors import CheckpointError
+from gistdemo.prompts import Template
+
+FORMAT = 1
+MODES = ("lm", "embeddings", "compressor", "joint")
+GIST_FILE = "gist.safetensors"
+COMPRESSOR_DIR = "adapter"
+BACKBONE_ADAPTER_DIR = "backbone_adapter"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One checkpoint.
+
+    backbone / backbone_digest: which weights it was trained on. stand_in: true where the backbone imitates another model.
+    max_k: number of slots (0 in mode `lm`); trained_k: the budgets seen in training.
+    files: relative path -> {"sha256", "bytes"}. training, recovery: as written by the trainer, for people and for the page.
+    """
+
+    name: str
+    title: str
+    summary: str
+    mode: str
+    backbone: str
+    backbone_digest: str
+    stand_in: bool
+    template: Template
+    max_k: int
+    trained_k: tuple[int, ...]
+    has_compressor: bool
+    has_backbone_adapter: bool
+    files: dict[str, dict[str, Any]]
+    training: dict[str, Any] = field(default_factory=dict)
+    recovery: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a checkpoint folder, file hashes included.
+
+    Raises: CheckpointError: the manifest is missing, not JSON, of another format, incomplete, or a file is missing, truncated or foreign.
+    """
+    path = folder / "manifest.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"'{folder.name}' has no manifest.json. Copy the whole checkpoint folder again.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"'{folder.name}': manifest.json cannot be read ({error}). Copy the checkpoint folder again.") from error
+    manifest = _parse(record, folder.name)
+    problems = [problem for name, expected in manifest.files.items() if (problem := _file_problem(folder, name, expected))]
+    if problems:
+        raise CheckpointError(f"'{folder.name}': {'; '.join(problems)}. Copy the checkpoint folder again.")
+    return manifest
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and size of every weight and config file of a folder, for the manifest."""
+    wanted = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in ("manifest.json", "README.md")]
+    return {p.relative_to(folder).as_posix(): {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in wanted}
+
+
+def _parse(record: Any, name: str) -> Manifest:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise CheckpointError(f"'{name}': manifest format is {found!r}; this version reads format {FORMAT}. Train it again or update gistdemo.")
+    fields = {f.name: f for f in dataclasses.fields(Manifest)}
+    missing = [n for n, f in fields.items() if n not in record and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise CheckpointError(f"'{name}': manifest.json lacks {', '.join(missing)}. Copy the checkpoint folder again.")
+    values = {n: record[n] for n in fields if n in record}
+    try:
+        template = values["template"]
+        values["template"] = Template(**{**template, "stop": tuple(template["stop"])})
+        values["trained_k"] = tuple(int(k) for k in values["trained_k"])
+        manifest = Manifest(**values)
+        _check_values(manifest)
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"'{name}': manifest.json has a field of the wrong form ({error}). Copy the checkpoint folder again.") from error
+    return manifest
+
+
+def _check_values(manifest: Manifest) -> None:
+    if manifest.mode not in MODES:
+        raise ValueError(f"mode is {manifest.mode!r}, allowed are {', '.join(MODES)}")
+    if not isinstance(manifest.max_k, int) or not 0 <= manifest.max_k <= 1024:
+        raise ValueError(f"max_k is {manifest.max_k!r}, allowed are 0 to 1024")
+    needed = [GIST_FILE] if manifest.max_k else []
+    for present, folder in ((manifest.has_compressor, COMPRESSOR_DIR), (manifest.has_backbone_adapter, BACKBONE_ADAPTER_DIR)):
+        needed += [f"{folder}/adapter_config.json", f"{folder}/adapter_model.safetensors"] if present else []
+    for name in needed:
+        if name not in manifest.files:
+            raise ValueError(f"files does not list {name}")
+
+
+def _file_problem(folder: Path, name: str, expected: dict[str, Any]) -> str | None:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        return f"{name} lies outside the folder"
+    if not path.is_file():
+        return f"{name} is missing"
+    size = path.stat().st_size
+    if size != expected.get("bytes"):
+        return f"{name} has {size:,} bytes instead of {expected.get('bytes'):,} (truncated or replaced)"
+    if _sha256(path) != expected.get("sha256"):
+        return f"{name} is not the file this checkpoint was saved with (sha256 differs)"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,51 @@
+"""Finds the gist checkpoints of this installation. Broken ones are listed with their reason; they never hide the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gistdemo.checkpoint.manifest import Manifest, read_manifest
+from gistdemo.errors import CheckpointError, one_line
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder: its manifest, or the reason why it cannot be used."""
+
+    name: str
+    folder: Path
+    manifest: Manifest | None
+    problem: str | None
+
+
+def list_checkpoints(folders: Sequence[Path]) -> list[Entry]:
+    """Every sub-folder of the given folders, in order; the first of a name wins. Reads files, loads no model."""
+    found: dict[str, Entry] = {}
+    for parent in folders:
+        for folder in sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")) if parent.is_dir() else ():
+            found.setdefault(folder.name, _entry(folder))
+    return list(found.values())
+
+
+def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:
+    """The usable checkpoint of a name (or a path to one).
+
+    Raises: CheckpointError: there is none of that name, or it is broken (with the reason).
+    """
+    entries = {entry.name: entry for entry in list_checkpoints(folders)}
+    entry = entries.get(name) or (_entry(Path(name)) if Path(name).is_dir() else None)
+    if entry is None:
+        known = ", ".join(n for n, e in entries.items() if e.manifest and e.manifest.max_k) or "none"
+        raise CheckpointError(f"There is no checkpoint '{name}'. Available: {known}. Give one of these names or the path of a checkpoint folder.")
+    if entry.manifest is None:
+        raise CheckpointError(f"Checkpoint {entry.problem}")
+    return entry
+
+
+def _entry(folder: Path) -> Entry:
+    try:
+        return Entry(folder.name, folder, read_manifest(folder), None)
+    except CheckpointError as error:
+        return Entry(folder.name, folder, None, one_line(error))

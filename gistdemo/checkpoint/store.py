@@ -1,0 +1,123 @@
+"""Checkpoint folder <-> tensors on a model. Saving is atomic: a folder is complete or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, GIST_FILE, Manifest, describe_files, read_manifest
+from gistdemo.errors import CheckpointError
+from gistdemo.model.engine import EngineRow
+from gistdemo.model.gist_model import GistModel
+from gistdemo.prompts import PromptEncoder, PromptPlan
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint attached to its backbone, ready to make engine rows. slots: (K, E) fp32."""
+
+    manifest: Manifest
+    model: GistModel
+    encoder: PromptEncoder
+    slots: Tensor
+    compress_adapter: str | None
+    decode_adapter: str | None
+
+    def row(self, plan: PromptPlan) -> EngineRow:
+        """The engine row of a plan.
+
+        Raises: CheckpointError: the plan asks for more gist tokens than the checkpoint has.
+        """
+        slots = None
+        if plan.compress_ids is not None:
+            if plan.k > len(self.slots):
+                raise CheckpointError(
+                    f"Checkpoint '{self.manifest.name}' has {len(self.slots)} gist tokens but {plan.k} were asked for. "
+                    f"Choose k up to {len(self.slots)}, or train one with more."
+                )
+            slots = self.slots[: plan.k]
+        return EngineRow(plan, self.encoder.stop_ids, slots, self.compress_adapter, self.decode_adapter)
+
+
+def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEncoder, digest: str) -> LoadedCheckpoint:
+    """Put a checkpoint's adapters on its backbone and load its slots.
+
+    Raises: CheckpointError: the backbone has another digest, or the tensors do not fit it.
+    """
+    if manifest.backbone_digest != digest:
+        raise CheckpointError(
+            f"Checkpoint '{manifest.name}' was trained on '{manifest.backbone}' with digest {manifest.backbone_digest[:19]}..., "
+            f"but the backbone found has {digest[:19]}.... Get that backbone, or train a gist for this one."
+        )
+    width = model.config.hidden_size
+    try:
+        slots = load_file(folder / GIST_FILE)["slots"].float() if manifest.max_k else torch.zeros(0, width)
+    except (SafetensorError, KeyError, OSError) as error:
+        raise CheckpointError(f"Checkpoint '{manifest.name}': {GIST_FILE} cannot be read ({error}). Copy the checkpoint folder again.") from error
+    if slots.shape != (manifest.max_k, width):
+        raise CheckpointError(
+            f"Checkpoint '{manifest.name}': gist vectors have shape {tuple(slots.shape)}, expected {(manifest.max_k, width)}. Copy the folder again."
+        )
+    compress, decode = _attach_adapters(manifest, folder, model)
+    return LoadedCheckpoint(manifest, model, encoder, slots.to(model.device), compress, decode)
+
+
+def _attach_adapters(manifest: Manifest, folder: Path, model: GistModel) -> tuple[str | None, str | None]:
+    """Names of the adapters of phase 1 and phase 2. Named by content, so that equal adapters are attached once."""
+
+    def attach_one(sub: str) -> str:
+        name = "a" + manifest.files[f"{sub}/adapter_model.safetensors"]["sha256"][:16]
+        try:
+            model.adapters.attach(name, folder / sub)
+        except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
+            raise CheckpointError(f"Checkpoint '{manifest.name}': its {sub} does not fit the backbone ({error}). Copy the folder again.") from error
+        return name
+
+    decode = attach_one(BACKBONE_ADAPTER_DIR) if manifest.has_backbone_adapter else None
+    if not manifest.has_compressor:
+        return decode, decode
+    compressor = attach_one(COMPRESSOR_DIR)
+    if decode is None:
+        return compressor, None
+    both = f"{decode}_{compressor}"
+    model.adapters.add_sum(both, [decode, compressor])
+    return both, decode
+
+
+def save_checkpoint(
+    folder: Path, manifest: Manifest, model: GistModel, slots: Tensor | None, adapters: dict[str, Any], card: str
+) -> Manifest:
+    """Write a checkpoint folder and check it by reading it back.
+
+    slots: (K, E), stored as fp16; None in mode `lm`. adapters: sub-folder name -> adapter name on the model, or a folder
+    to copy. manifest.files is filled in here. Replaces an older folder of that name only once the new one is complete.
+    """
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        if slots is not None:
+            save_file({"slots": slots.detach().half().cpu().contiguous()}, building / GIST_FILE)
+        for sub, source in adapters.items():
+            if isinstance(source, Path):
+                shutil.copytree(source, building / sub)
+            else:
+                model.adapters.save(source, building / sub)
+        complete = dataclasses.replace(manifest, files=describe_files(building))
+        (building / "manifest.json").write_text(complete.to_json(), encoding="utf-8")
+        (building / "README.md").write_text(card, encoding="utf-8")
+        read_manifest(building)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return complete

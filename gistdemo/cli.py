@@ -1,0 +1,172 @@
+"""The command line: parses, calls one library function, prints. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from gistdemo import __version__
+from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
+from gistdemo.errors import GistDemoError, one_line
+from gistdemo.settings import Settings
+from gistdemo.train.config import MODES, TrainConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, or 2 after an error (one line on stderr), or 130 when interrupted."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return args.command(args, Settings.from_env())
+    except GistDemoError as error:
+        print(f"gistdemo: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("gistdemo: stopped", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gistdemo", description="Compare full, gist and truncated prompts; train gist checkpoints.")
+    parser.add_argument("--version", action="version", version=f"gistdemo {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="print the log, tracebacks included")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_compare(commands)
+    _add_train(commands)
+    _add_checkpoints(commands)
+    return parser
+
+
+def _add_compare(commands) -> None:
+    p = commands.add_parser("compare", help="answer one instruction under every condition, as the Compare tab does")
+    p.add_argument("instruction", help="what the model should do")
+    p.add_argument("--input", default="", help="text the instruction works on")
+    p.add_argument("--reference", default="", help="a reference answer, for ROUGE")
+    p.add_argument("--checkpoint", action="append", metavar="NAME", help="name or folder; repeat for several (default: all usable ones)")
+    p.add_argument("--conditions", default=",".join(DEFAULT_CONDITIONS), help=f"comma-separated, of {', '.join(CONDITIONS)} (default: %(default)s)")
+    p.add_argument("--k", type=int, default=4, help="gist tokens, and the budget of `truncated` (default: %(default)s)")
+    p.add_argument("--max-new-tokens", type=int, default=128, help="answer limit (default: %(default)s)")
+    p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    p.add_argument("--top-p", type=float, default=1.0, help="nucleus (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="seed of every row's own generator (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print the cells as JSON")
+    p.set_defaults(command=_compare)
+
+
+def _compare(args, settings: Settings) -> int:
+    from gistdemo.checkpoint.pool import ModelPool
+    from gistdemo.compare import CompareRequest, compare
+    from gistdemo.generation import Sampling
+    from gistdemo.prompts import Example
+
+    names = args.checkpoint or [e.name for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
+    request = CompareRequest(
+        Example(args.instruction, args.input, args.reference),
+        tuple(names),
+        tuple(c.strip() for c in args.conditions.split(",") if c.strip()),
+        args.k,
+        Sampling(args.max_new_tokens, args.temperature, args.top_p, args.seed),
+    )
+    stop, last, shown = threading.Event(), None, ""
+    for last in compare(request, ModelPool(settings), stop):
+        if last.fraction is not None and last.message != shown:
+            shown = last.message
+            print(f"{last.fraction:4.0%} {shown}", file=sys.stderr)
+    if args.json:
+        print(json.dumps([cell.to_dict() for cell in last.cells], ensure_ascii=False, indent=2))
+    else:
+        print("\n\n".join(_cell_text(cell) for cell in last.cells))
+    return 2 if all(cell.error for cell in last.cells) else 0
+
+
+def _cell_text(cell) -> str:
+    head = f"== {cell.checkpoint} / {cell.condition}"
+    if cell.error:
+        return f"{head}: error\n{cell.error}"
+    numbers = [f"prompt {cell.prompt_tokens} tokens", f"instruction {cell.instruction_tokens} -> {cell.kept_tokens}", f"KV {cell.kv_bytes / 1024:.0f} KiB"]
+    numbers.append(f"answer {cell.answer_tokens} tokens ({cell.finish_reason})")
+    if cell.first_token_seconds is not None:
+        numbers.append(f"first token {cell.first_token_seconds:.2f} s")
+    if cell.tokens_per_second is not None:
+        numbers.append(f"{cell.tokens_per_second:.1f} tokens/s")
+    if cell.rouge:
+        numbers.append("ROUGE-1/2/L " + " / ".join(f"{cell.rouge[n]:.1f}" for n in ("rouge1", "rouge2", "rougeL")))
+    flags = [f"  {flag.severity}: {flag.name.replace('_', ' ')}: {flag.evidence}" for flag in cell.diagnosis.flags]
+    return "\n".join([f"{head}: {cell.diagnosis.verdict}", "  " + ", ".join(numbers), *flags, cell.text])
+
+
+def _add_train(commands) -> None:
+    p = commands.add_parser("train", help="train a gist checkpoint, or resume a run", description="Settings of a run; see TrainConfig for their meaning.")
+    p.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed")
+    p.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder to write (default: DIR/checkpoint)")
+    for field in dataclasses.fields(TrainConfig):
+        flag, required = "--" + field.name.replace("_", "-"), field.default is dataclasses.MISSING
+        if field.name == "mode":
+            p.add_argument(flag, required=True, choices=MODES)
+        elif isinstance(field.default, tuple):
+            item = type(field.default[0])
+            p.add_argument(flag, type=lambda text, item=item: tuple(_item(part, item) for part in text.split(",")), default=field.default, metavar="A,B,..")
+        else:
+            kind = str if required else type(field.default)
+            p.add_argument(flag, required=required, type=kind, default=None if required else field.default, metavar=kind.__name__.upper())
+    p.set_defaults(command=_train)
+
+
+def _item(text: str, kind: type):
+    try:
+        return kind(text.strip())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of {kind.__name__}") from error
+
+
+def _train(args, settings: Settings) -> int:
+    config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
+    args.run.mkdir(parents=True, exist_ok=True)
+    for handler in (logging.FileHandler(args.run / "log.txt", encoding="utf-8"), logging.StreamHandler()):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("gistdemo").addHandler(handler)
+    logging.getLogger("gistdemo").setLevel(logging.INFO)
+    logging.getLogger("gistdemo").propagate = False
+    from gistdemo.train.run import train
+
+    print(train(config, args.run, settings, args.out))
+    return 0
+
+
+def _add_checkpoints(commands) -> None:
+    p = commands.add_parser("checkpoints", help="list gist checkpoints with their health")
+    p.add_argument("--json", action="store_true", help="print the manifests as JSON")
+    p.set_defaults(command=_checkpoints)
+
+
+def _checkpoints(args, settings: Settings) -> int:
+    entries = list_checkpoints(settings.checkpoint_dirs)
+    if args.json:
+        records = [{"name": e.name, "problem": e.problem, "manifest": json.loads(e.manifest.to_json()) if e.manifest else None} for e in entries]
+        print(json.dumps(records, ensure_ascii=False, indent=2))
+        return 0
+    for entry in entries:
+        if entry.manifest is None:
+            print(f"{entry.name:<16} BROKEN  {entry.problem}")
+            continue
+        m = entry.manifest
+        budget = f"k 1..{m.max_k}" if m.max_k else "no gist"
+        print(f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}{' (stand-in)' if m.stand_in else ''}{_recovery_text(m.recovery)}")
+    if not entries:
+        print("No checkpoint found in " + ", ".join(str(folder) for folder in settings.checkpoint_dirs))
+    return 0
+
+
+def _recovery_text(recovery: dict) -> str:
+    """', recovery k=1 0.93 ...' with its control, from the manifest; empty when there is none."""
+    by_k = recovery.get("references", {}).get("by_k", {})
+    parts = [f"k={k} {row['recovery']:.2f} (swapped {row['swapped']:.2f})" for k, row in by_k.items() if row["recovery"] is not None]
+    return f"\n{'':<25}recovery on references: {', '.join(parts)}" if parts else ""

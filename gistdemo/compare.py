@@ -1,0 +1,359 @@
+"""One example through checkpoints x conditions: a grid of cells that fills while it is watched. No torch at import, no widgets.
+
+All cells on one backbone are one batch; each backbone has a worker thread, which sends plain events through a queue. The
+caller's thread folds them into cells, scores and flags them, and hands out snapshots at a bounded rate.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from gistdemo.checkpoint.registry import find_checkpoint
+from gistdemo.conditions import CONDITIONS
+from gistdemo.errors import GistDemoError, PromptError, UsageError, one_line
+from gistdemo.generation import FinishReason, RowReady, Sampling, TokenEvent
+from gistdemo.metrics import Diagnosis, Flag, diagnose, normalised_score, rouge
+from gistdemo.prompts import Example, PromptPlan, plan
+from gistdemo.settings import Settings
+
+if TYPE_CHECKING:
+    from gistdemo.checkpoint.pool import ModelPool
+
+log = logging.getLogger(__name__)
+CONTROL = Example("Describe the weather on a winter morning.")  # another instruction, to see whether it would change anything
+
+Status = Literal["waiting", "running", "done"]
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What to compare. k: gist tokens, and the budget of `truncated`. checkpoints: names or folder paths."""
+
+    example: Example
+    checkpoints: tuple[str, ...]
+    conditions: tuple[str, ...]
+    k: int
+    sampling: Sampling
+
+    def check(self, settings: Settings) -> None:
+        """Raise PromptError or UsageError for what can be told before any model is loaded."""
+        if not self.example.instruction.strip():
+            raise PromptError("Instruction is empty. Type what the model should do, or choose an example.")
+        problems = []
+        if not self.checkpoints:
+            problems.append("no checkpoint is chosen; choose at least one")
+        if not self.conditions:
+            problems.append("no condition is chosen; choose at least one")
+        unknown = [c for c in self.conditions if c not in CONDITIONS]
+        if unknown:
+            problems.append(f"condition '{unknown[0]}' is not known; allowed are {', '.join(CONDITIONS)}")
+        if self.k < 1:
+            problems.append(f"k is {self.k}; at least 1 gist token is needed")
+        if problems:
+            raise UsageError("Comparison: " + "; ".join(problems) + ".")
+        self.sampling.check(settings.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of prompt tokens and what happened to it, with their texts, for display."""
+
+    kind: str
+    fate: str
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint under one condition. Numbers are None until known; text grows while `status` is "running".
+
+    prompt_tokens: all the decoder attends to when the answer starts. kv_bytes: their keys and values. instruction_tokens ->
+    kept_tokens: the compression of the instruction. first_token_seconds: from the start of this generation, model loaded.
+    rouge: F1 x 100 against the reference; rouge_normalised: ROUGE-L between `none` (0) and `full` (100) of the same checkpoint.
+    """
+
+    checkpoint: str
+    condition: str
+    status: Status = "waiting"
+    text: str = ""
+    prompt_tokens: int | None = None
+    instruction_tokens: int | None = None
+    kept_tokens: int | None = None
+    kv_bytes: int | None = None
+    answer_tokens: int = 0
+    first_token_seconds: float | None = None
+    tokens_per_second: float | None = None
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    rouge: dict[str, float] | None = None
+    rouge_normalised: float | None = None
+    diagnosis: Diagnosis | None = None
+    pieces: tuple[Piece, ...] = field(default=(), repr=False)
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    token_offsets: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    reads_instruction: bool = True
+
+    @property
+    def ratio(self) -> float | None:
+        """Instruction tokens per kept token, None where nothing is kept."""
+        return self.instruction_tokens / self.kept_tokens if self.instruction_tokens and self.kept_tokens else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: everything that is measured, nothing about display."""
+        names = ("checkpoint", "condition", "status", "text", "prompt_tokens", "instruction_tokens", "kept_tokens", "ratio", "kv_bytes", "answer_tokens")
+        names += ("first_token_seconds", "tokens_per_second", "finish_reason", "error", "rouge", "rouge_normalised")
+        return {n: getattr(self, n) for n in names} | (self.diagnosis.to_dict() if self.diagnosis else {"verdict": None, "flags": []})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The grid at one moment. message and fraction tell how far loading is, for people; finished: no cell will change any more."""
+
+    cells: tuple[Cell, ...]
+    message: str
+    fraction: float | None
+    finished: bool
+
+
+@dataclass(frozen=True)
+class _Loading:
+    message: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class _Planned:
+    cell: int
+    plan: PromptPlan
+    pieces: tuple[Piece, ...]
+    reads_instruction: bool
+
+
+@dataclass(frozen=True)
+class _Failed:
+    cell: int
+    error: str
+
+
+@dataclass(frozen=True)
+class _Event:
+    cell: int
+    event: RowReady | TokenEvent
+
+
+class _WorkerDone:
+    pass
+
+
+def compare(
+    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.2
+) -> Iterator[Snapshot]:
+    """Run a comparison.
+
+    Yields a first snapshot at once (all cells waiting), then at most one per `seconds_between`, then a last one with finished
+    True. Setting `stop` ends all cells with what they have. Closing the generator early stops the work as well.
+    Raises: PromptError, UsageError: before anything is loaded. What fails later fails in its cells.
+    """
+    request.check(pool.settings)
+    grid = _Grid(request)
+    yield grid.snapshot("Starting", None)
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    groups = _group_by_backbone(request, pool.settings, grid)
+    for cells in groups.values():
+        threading.Thread(target=_work, args=(request, cells, pool, stop, events), name="compare", daemon=True).start()
+    working, shown = len(groups), 0.0
+    try:
+        while working:
+            try:
+                event = events.get(timeout=max(0.01, shown + seconds_between - time.monotonic()))
+                if isinstance(event, _WorkerDone):
+                    working -= 1
+                else:
+                    grid.apply(event)
+            except queue.Empty:
+                pass
+            if grid.changed and time.monotonic() - shown >= seconds_between:
+                shown = time.monotonic()
+                yield grid.snapshot()
+    finally:
+        stop.set()
+    yield grid.snapshot("Stopped" if grid.was_stopped else "Done", None, finished=True)
+
+
+class _Grid:
+    """Folds events into cells. Owned by one thread."""
+
+    def __init__(self, request: CompareRequest):
+        self.request = request
+        self.cells = [Cell(checkpoint, condition) for checkpoint in request.checkpoints for condition in request.conditions]
+        self.changed = False
+        self._dirty: set[int] = set()
+        self._first: dict[int, float] = {}
+        self._loading: _Loading | None = None
+
+    @property
+    def was_stopped(self) -> bool:
+        return any(cell.finish_reason == "stopped" for cell in self.cells)
+
+    def apply(self, event: Any) -> None:
+        self.changed = True
+        if isinstance(event, _Loading):
+            self._loading = event
+        elif isinstance(event, _Failed):
+            self._update(event.cell, status="done", finish_reason="error", error=event.error)
+        elif isinstance(event, _Planned):
+            p = event.plan
+            counts = {"prompt_tokens": p.prompt_tokens, "instruction_tokens": p.instruction_tokens, "kept_tokens": p.kept_tokens}
+            self._update(event.cell, pieces=event.pieces, reads_instruction=event.reads_instruction, **counts)
+        elif isinstance(event.event, RowReady):
+            self._loading = None
+            self._update(event.cell, status="running", kv_bytes=event.event.kv_bytes)
+        else:
+            self._token(event.cell, event.event)
+
+    def _token(self, at: int, event: TokenEvent) -> None:
+        cell = self.cells[at]
+        text = cell.text + event.text
+        ids, offsets = cell.token_ids, cell.token_offsets
+        if event.token_id is not None and event.finish_reason != "eos":
+            ids, offsets = (*ids, event.token_id), (*offsets, (len(cell.text), len(text)))
+        elif event.text and offsets:  # characters that were held back belong to the last token
+            offsets = (*offsets[:-1], (offsets[-1][0], len(text)))
+        if event.token_id is not None:
+            self._first.setdefault(at, event.seconds)
+        elapsed = event.seconds - self._first.get(at, event.seconds)
+        self._update(
+            at,
+            status="done" if event.finish_reason else "running",
+            text=text,
+            token_ids=ids,
+            token_offsets=offsets,
+            answer_tokens=len(ids),
+            first_token_seconds=self._first.get(at),
+            tokens_per_second=(len(ids) - 1) / elapsed if len(ids) > 1 and elapsed > 0 else cell.tokens_per_second,
+            finish_reason=event.finish_reason,
+            error=event.error,
+        )
+
+    def _update(self, at: int, **changes: Any) -> None:
+        self.cells[at] = replace(self.cells[at], **changes)
+        self._dirty.add(at)
+
+    def snapshot(self, message: str | None = None, fraction: float | None = None, finished: bool = False) -> Snapshot:
+        """Score what changed and hand out the grid."""
+        self.changed = False
+        for at in self._dirty if not finished else range(len(self.cells)):
+            self.cells[at] = self._judged(self.cells[at], finished)
+        self._dirty.clear()
+        if message is None:
+            running = [c for c in self.cells if c.status != "done"]
+            message = f"Generating: {len(self.cells) - len(running)} of {len(self.cells)} answers finished"
+            if self._loading:
+                message, fraction = self._loading.message, self._loading.fraction
+        return Snapshot(tuple(self.cells), message, fraction, finished)
+
+    def _judged(self, cell: Cell, finished: bool) -> Cell:
+        if cell.error or (not cell.text.strip() and cell.status != "done"):  # nothing said yet is not an empty answer
+            return cell
+        example = self.request.example
+        siblings = {c.condition: c for c in self.cells if c.checkpoint == cell.checkpoint and c.status == "done" and not c.error}
+        full, none = (siblings.get(name) for name in ("full", "none"))
+        diagnosis = diagnose(
+            cell.text,
+            cell.token_ids,
+            example.instruction,
+            example.input,
+            cell.finish_reason,
+            full_text=full.text if full and finished and cell.condition != "full" else None,
+            none_text=none.text if none and finished and cell.condition not in ("none", "blind") else None,
+            token_offsets=cell.token_offsets,
+        )
+        if cell.condition == "blind" and not cell.reads_instruction:
+            diagnosis = _blind(diagnosis)
+        scores = rouge(cell.text, example.output) if example.output.strip() else None
+        normalised = None
+        if scores and full and none and full.rouge and none.rouge and finished:
+            normalised = normalised_score(scores["rougeL"], none.rouge["rougeL"], full.rouge["rougeL"])
+        return replace(cell, diagnosis=diagnosis, rouge=scores, rouge_normalised=normalised)
+
+
+def _blind(diagnosis: Diagnosis) -> Diagnosis:
+    evidence = "the instruction never reached the model: any other instruction gives it exactly the same prompt"
+    return Diagnosis("degenerate", (Flag("F7", "instruction_blind", "fail", None, evidence), *diagnosis.flags))
+
+
+def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid) -> dict[str, list[tuple[int, Any]]]:
+    """(cell number, registry entry) by backbone name. Checkpoints that cannot be used fail in their own cells."""
+    groups: dict[str, list[tuple[int, Any]]] = {}
+    for row, name in enumerate(request.checkpoints):
+        numbers = range(row * len(request.conditions), (row + 1) * len(request.conditions))
+        try:
+            entry = find_checkpoint(name, settings.checkpoint_dirs)
+        except GistDemoError as error:
+            for number in numbers:
+                grid.apply(_Failed(number, one_line(error)))
+            continue
+        groups.setdefault(entry.manifest.backbone, []).extend((number, entry) for number in numbers)
+    return groups
+
+
+def _work(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool, stop: threading.Event, events: queue.SimpleQueue) -> None:
+    """Worker thread: load, plan, generate the cells of one backbone. Every failure becomes an event."""
+    unfinished = {number for number, _ in cells}
+    try:
+        numbers, rows, engine = _prepare(request, cells, pool, events, unfinished)
+        if rows and not stop.is_set():
+            with closing(engine.stream(rows, request.sampling, stop)) as stream:
+                for event in stream:
+                    events.put(_Event(numbers[event.row], event))
+                    if isinstance(event, TokenEvent) and event.finish_reason:
+                        unfinished.discard(numbers[event.row])
+        for number in sorted(unfinished):
+            events.put(_Event(number, TokenEvent(number, None, "", "stopped", 0.0)))
+    except Exception as error:
+        if not isinstance(error, GistDemoError):
+            log.exception("comparison failed")
+        for number in sorted(unfinished):
+            events.put(_Failed(number, one_line(error)))
+    finally:
+        events.put(_WorkerDone())
+
+
+def _prepare(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool, events: queue.SimpleQueue, unfinished: set[int]):
+    """Load the checkpoints and make the engine rows. Returns cell numbers, rows and the engine; failed cells are left out."""
+    numbers, rows, base = [], [], None
+    problems: dict[str, str] = {}
+    for number, entry in cells:
+        try:
+            if entry.name in problems:
+                raise GistDemoError(problems[entry.name])
+            base, loaded = pool.checkpoint(entry, lambda message, fraction: events.put(_Loading(message, fraction)))
+        except GistDemoError as error:
+            problems[entry.name] = one_line(error)
+            events.put(_Failed(number, one_line(error)))
+            unfinished.discard(number)
+            continue
+        condition = CONDITIONS[request.conditions[number % len(request.conditions)]]
+        try:
+            encoded = loaded.encoder.encode(request.example)
+            planned = plan(encoded, condition, request.k)
+            row = loaded.row(planned)
+            control = plan(loaded.encoder.encode(replace(request.example, instruction=CONTROL.instruction)), condition, request.k)
+        except GistDemoError as error:
+            events.put(_Failed(number, one_line(error)))
+            unfinished.discard(number)
+            continue
+        decode = base.tokenizer.decode
+        pieces = tuple(Piece(kind, fate, tuple(decode([i]) for i in ids)) for kind, fate, ids in planned.pieces)
+        reads = (planned.compress_ids, planned.prompt_ids) != (control.compress_ids, control.prompt_ids)
+        events.put(_Planned(number, planned, pieces, reads or request.example.instruction.strip() == CONTROL.instruction))
+        numbers.append(number)
+        rows.append(row)
+    return numbers, rows, base.engine if base else None

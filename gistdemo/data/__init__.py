@@ -1,0 +1,1 @@
+"""Rows for comparing, training and evaluating."""

@@ -1,0 +1,17 @@
+"""Numbers and findings about one answer: ROUGE against a reference, and flags for degenerate text.
+
+    rouge.py         ROUGE-1/2/L, and the score normalised between two conditions
+    repetition.py    loops and repetition measures on any sequence of units
+    flags.py         Flag, what is known about an answer, what its instruction asks for
+    *_checks.py      one check per flag, with its thresholds
+    degeneration.py  diagnose() one answer, instruction_blind() (F7) for a set of answers
+
+Pure functions on text and integers: no torch, no transformers; rouge_score is imported at the first call of rouge().
+"""
+
+from gistdemo.metrics.degeneration import Diagnosis, diagnose, instruction_blind
+from gistdemo.metrics.flags import Flag
+from gistdemo.metrics.repetition import Loop, find_loop, tail_loop
+from gistdemo.metrics.rouge import normalised_score, rouge
+
+__all__ = ["Diagnosis", "Flag", "Loop", "diagnose", "find_loop", "instruction_blind", "normalised_score", "rouge", "tail_loop"]

@@ -1,0 +1,125 @@
+"""What a finding is, what is known about an answer, and what its instruction asks for. The checks are in the *_checks.py files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from gistdemo.metrics.repetition import Loop, Units, find_loop, split_units, token_units
+
+Severity = Literal["fail", "warn", "info"]
+Span = tuple[int, int]
+
+SYMBOLS = re.compile(r"[0-9()\[\]{}<>|+=&\\^_-]")
+SYMBOLS_SHARE = 0.6  # SYMBOLS / non-blank characters; the false positives that were left are truth tables, matrices and LaTeX
+
+# What an instruction asks for. The first makes repetition the right answer; a pattern or code only makes it likely, so an
+# endless loop stays a failure there. The last two announce symbols or another script.
+ASKS_TO_REPEAT = re.compile(
+    r"(?<!not )(?<!n't )(?<!without )\brepeat(?!ing|ed|itive)|\bpermut|\bover and over\b"
+    r"|\b(write|say|print|type|copy)\b.*\btimes\b|繰り返|重复",
+    re.IGNORECASE,
+)
+ASKS_FOR_PATTERN = re.compile(
+    r"\b(lists?|tables?|matri(x|ces)|combinations?|patterns?|grid|csv|latex|ascii|surveys?|questionnaires?"
+    r"|poems?|songs?|lyrics|chorus|refrain|verses?|rhymes?|rap)\b",
+    re.IGNORECASE,
+)
+ASKS_FOR_CODE = re.compile(
+    r"\b(code|program|scripts?|functions?|class|algorithm|sql|quer(y|ies)|html|css|javascript|python|java|json|xml|regex)\b",
+    re.IGNORECASE,
+)
+ASKS_FOR_NUMBERS = re.compile(
+    r"\b(charts?|equations?|formulas?|calculat\w*|comput\w*|numbers?|digits?|binary|arrays?|emojis?|convert)\b",
+    re.IGNORECASE,
+)
+NAMES_A_LANGUAGE = re.compile(
+    r"translat|language|alphabet|\b(chinese|mandarin|cantonese|japanese|kanji|kana|hiragana|katakana|korean|hangul|russian"
+    r"|cyrillic|ukrainian|bulgarian|serbian|greek|hebrew|yiddish|arabic|persian|farsi|urdu|hindi|sanskrit|bengali|tamil|telugu"
+    r"|marathi|punjabi|gujarati|thai|lao|burmese|khmer|georgian|armenian|amharic|mongolian|ipa|phonetic)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One finding about an answer, or (F7) about a set of answers.
+
+    code and name: "F3", "loop". severity: "fail" makes the answer degenerate, "warn" makes a warning, "info" neither.
+    span: (start, stop) in characters of the text, None where the finding has no place. evidence: plain words.
+    value: the number behind it, with the meaning its check documents; members: the indices of an F7 group, else empty.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    span: Span | None
+    evidence: str
+    value: float | None = None
+    members: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that json can write: lists for tuples."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "severity": self.severity,
+            "span": None if self.span is None else list(self.span),
+            "evidence": self.evidence,
+            "value": self.value,
+            "members": list(self.members),
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One complete generation and what is known about it, with the things that several checks need computed once."""
+
+    text: str
+    ids: tuple[int, ...] = ()
+    offsets: tuple[Span, ...] | None = None
+    instruction: str | None = None
+    input: str = ""
+    finish_reason: str | None = None
+    full_text: str | None = None
+    none_text: str | None = None
+
+    @cached_property
+    def words(self) -> Units:
+        """The text split into words and signs."""
+        return split_units(self.text)
+
+    @cached_property
+    def units(self) -> Units:
+        """What loops are searched on: the ids where there are some, else the words."""
+        return token_units(self.ids, self.text, self.offsets) if self.ids else self.words
+
+    @cached_property
+    def loop(self) -> Loop | None:
+        """The longest loop, in units."""
+        return find_loop(self.units.values)
+
+    @property
+    def runaway(self) -> bool:
+        """Whether a loop went on until the token limit; the unit cut by the limit may differ."""
+        return self.finish_reason == "limit" and self.loop is not None and len(self.units) - self.loop.stop <= 1
+
+    @cached_property
+    def may_repeat(self) -> bool:
+        """Whether repetition is what was asked for, so that it is worth a warning but is not a failure."""
+        instruction = self.instruction or ""
+        if ASKS_TO_REPEAT.search(instruction):
+            return True
+        if self.runaway:
+            return False
+        if ASKS_FOR_PATTERN.search(instruction) or ASKS_FOR_CODE.search(instruction):
+            return True
+        visible = len(self.text) - sum(map(str.isspace, self.text))
+        return len(SYMBOLS.findall(self.text)) > SYMBOLS_SHARE * visible
+
+    @property
+    def prompt(self) -> str:
+        """Instruction and input, one under the other."""
+        return f"{self.instruction or ''}\n{self.input}"

@@ -1,0 +1,108 @@
+"""LoRA adapters on one backbone, and which rows of a batch they act on. Files and layers are PEFT's.
+
+PEFT keeps the choice of adapter on the modules, so every forward pass that depends on it runs inside `AdapterHost.lock`:
+the choice is made, used and forgotten within one call, and concurrent requests cannot see each other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+
+PLAIN_WEIGHTS = "__base__"  # PEFT's word for "no adapter" in a batch with mixed rows
+
+
+class AdapterHost:
+    """A causal LM and the adapters attached to it. `None` as an adapter name means the plain weights."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.lock = threading.RLock()
+        self._peft: PeftModel | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._peft.peft_config) if self._peft is not None else ()
+
+    def attach(self, name: str, folder: Path) -> None:
+        """Load a saved adapter under a name. Does nothing when the name is already there."""
+        with self.lock:
+            if name in self.names:
+                return
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self.model, folder, adapter_name=name)
+            else:
+                self._peft.load_adapter(folder, adapter_name=name)
+            self._settle()
+
+    def create(self, name: str, rank: int, alpha: int, targets: Sequence[str], seed: int) -> None:
+        """Add a new adapter that changes nothing yet (PEFT starts B at zero); A is drawn from `seed`."""
+        import torch
+
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM")
+        with self.lock, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self._peft is None:
+                self._peft = get_peft_model(self.model, config, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, config)
+            self._settle()
+
+    def add_sum(self, name: str, parts: Sequence[str]) -> None:
+        """Add an adapter that acts as the sum of others (exact: their low-rank factors are concatenated)."""
+        with self.lock:
+            if name not in self.names:
+                self._peft.add_weighted_adapter(list(parts), [1.0] * len(parts), name, combination_type="cat")
+                self._settle()
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """Parameters of one adapter by their full name."""
+        return {n: p for n, p in self.model.named_parameters() if f".{name}." in n and "lora_" in n}
+
+    def save(self, name: str, folder: Path) -> None:
+        """Write one adapter in PEFT's format: adapter_config.json and adapter_model.safetensors, directly in `folder`."""
+        import json
+
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        state = get_peft_model_state_dict(self._peft, adapter_name=name)
+        save_file({k: v.detach().contiguous().half().cpu() for k, v in state.items()}, folder / "adapter_model.safetensors")
+        config = self._peft.peft_config[name].to_dict()
+        config["base_model_name_or_path"] = None
+        config["inference_mode"] = True
+        plain = {k: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for k, v in config.items()}
+        (folder / "adapter_config.json").write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @contextlib.contextmanager
+    def using(self, name: str | None) -> Iterator[None]:
+        """Let one adapter (or the plain weights) act on every row of the forward passes inside."""
+        with self.lock:
+            if self._peft is None:
+                yield
+            elif name is None:
+                with self._peft.disable_adapter():
+                    yield
+            else:
+                self._peft.set_adapter(name)
+                yield
+
+    def forward(self, rows: Sequence[str | None], **inputs: Any) -> Any:
+        """Run the causal LM on a batch in which each row names the adapter that acts on it.
+
+        rows: B adapter names or None. inputs: as for the stock model. Returns the stock model's output.
+        """
+        with self.lock:
+            if len(set(rows)) == 1:
+                with self.using(rows[0]):
+                    return self.model(**inputs)
+            return self._peft(adapter_names=[name or PLAIN_WEIGHTS for name in rows], **inputs)
+
+    def _settle(self) -> None:
+        self.model.eval()  # PEFT allows mixed rows in eval mode only; our adapters have no dropout

@@ -1,0 +1,215 @@
+"""Streams the answers of a batch of rows whose prompts differ in length, condition, checkpoint and adapter.
+
+One forward pass per step serves all rows. Padding is told by the mask, positions are per row, and nothing is stripped from
+decoded text: the engine reports new ids only. Letters as in `gistdemo.model`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from gistdemo.errors import one_line
+from gistdemo.generation import FinishReason, RowReady, Sampling, TokenEvent
+from gistdemo.model.gist_cache import GistCache, stack
+from gistdemo.model.gist_model import Compression, GistModel, pad_left
+from gistdemo.model.sampling import choose, row_generators
+from gistdemo.prompts import PromptPlan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """One answer to generate. slots: (k, E), needed when plan.compress_ids is not None. Adapter names as attached; None = plain weights."""
+
+    plan: PromptPlan
+    stop_ids: frozenset[int]
+    slots: Tensor | None = None
+    compress_adapter: str | None = None
+    decode_adapter: str | None = None
+
+
+class TextStream:
+    """Turns a growing list of ids into text pieces that never split a character. Joined pieces = the text of all ids."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._window = 0  # ids before it are final and no longer needed as context
+        self._read = 0  # ids before it have been given out
+
+    def push(self, token_id: int) -> str:
+        """Add an id; return the characters that became certain."""
+        self._ids.append(token_id)
+        return self._take(final=False)
+
+    def flush(self) -> str:
+        """Return what was held back; an unfinished character comes out as U+FFFD."""
+        return self._take(final=True)
+
+    def _take(self, final: bool) -> str:
+        known, whole = self._decode(self._ids[self._window : self._read]), self._decode(self._ids[self._window :])
+        if len(whole) <= len(known) or (whole.endswith("\ufffd") and not final):
+            return ""
+        self._window, self._read = self._read, len(self._ids)
+        return whole[len(known) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) if ids else ""
+
+
+@dataclass
+class _Batch:
+    """The rows still running, in batch order. `indices` are the caller's row numbers."""
+
+    indices: list[int]
+    cache: DynamicCache
+    mask: Tensor  # (B, P + T) int64
+    position: Tensor  # (B,) int64, of the next token
+    adapters: list[str | None]
+    last: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (B,) ids to feed next
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop all rows but these (numbers within the batch), so that finished rows cost nothing."""
+        index = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask, self.position, self.last = self.mask[index], self.position[index], self.last[index.cpu()]
+        self.indices = [self.indices[n] for n in rows]
+        self.adapters = [self.adapters[n] for n in rows]
+
+
+class Engine:
+    """Generates with one GistModel. Safe under concurrent requests: all state lives in the generator of each."""
+
+    def __init__(self, model: GistModel, tokenizer: Any):
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def stream(self, rows: Sequence[EngineRow], sampling: Sampling, stop: threading.Event | None = None) -> Iterator[RowReady | TokenEvent]:
+        """Generate all rows together.
+
+        Yields RowReady once per row whose prompt could be read, then TokenEvents step by step; within a step in row order.
+        Ends when every row has had an event with a finish_reason. Setting `stop` ends all rows before the next step.
+        A row that fails ends with finish_reason "error"; the others go on. Closing the generator early frees its memory.
+        Not: does not check lengths against the model's context; `PromptEncoder` limits do.
+        """
+        began = time.perf_counter()
+        texts = [TextStream(self.tokenizer) for _ in rows]
+        counts = [0] * len(rows)
+        generators = row_generators(sampling, len(rows))
+
+        def end(row: int, reason: FinishReason, error: str | None = None) -> TokenEvent:
+            return TokenEvent(row, None, texts[row].flush(), reason, time.perf_counter() - began, error)
+
+        batch, ready, failed, logits = self._start(rows, stop)
+        seconds = time.perf_counter() - began
+        yield from (RowReady(row, size, seconds) for row, size in ready)
+        yield from (end(row, "error", text) for row, text in failed.items())
+        while batch is not None and batch.indices:
+            if stop is not None and stop.is_set():
+                yield from (end(row, "stopped") for row in batch.indices)
+                return
+            if logits is None:
+                try:
+                    logits = self._step(batch)
+                except Exception as error:
+                    log.exception("decoding failed")
+                    yield from (end(row, "error", one_line(error)) for row in batch.indices)
+                    return
+            finite = torch.isfinite(logits).all(-1).tolist()
+            chosen = choose(logits.nan_to_num(0.0), sampling, [generators[row] for row in batch.indices])
+            logits, going = None, []
+            seconds = time.perf_counter() - began
+            for n, row in enumerate(batch.indices):
+                if not finite[n]:
+                    yield end(row, "error", "The model produced a value that is not a number for this row.")
+                    continue
+                token = int(chosen[n])
+                counts[row] += 1
+                if token in rows[row].stop_ids:
+                    yield TokenEvent(row, token, texts[row].flush(), "eos", seconds)
+                elif counts[row] == sampling.max_new_tokens:
+                    yield TokenEvent(row, token, texts[row].push(token) + texts[row].flush(), "limit", seconds)
+                else:
+                    going.append(n)
+                    yield TokenEvent(row, token, texts[row].push(token), None, seconds)
+            batch.last = chosen
+            if going and len(going) < len(batch.indices):
+                batch.keep(going)
+            elif not going:
+                return
+
+    @torch.inference_mode()
+    def _start(
+        self, rows: Sequence[EngineRow], stop: threading.Event | None
+    ) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str], Tensor | None]:
+        """Compress, stack, read the prompts. Returns the batch, (row, kv bytes), failures by row, and the first logits."""
+        caches, failed = self._compress_each(rows)
+        alive = [n for n in range(len(rows)) if n not in failed]
+        if not alive:
+            return None, [], failed, None
+        try:
+            batch, logits = self._prefill([rows[n] for n in alive], stack([caches[n] for n in alive]), alive)
+        except Exception as error:
+            log.exception("reading the prompts failed")
+            return None, [], failed | dict.fromkeys(alive, one_line(error)), None
+        layer = batch.cache.layers
+        per_position = sum(t.shape[1] * t.shape[3] * t.element_size() for one in layer for t in (one.keys, one.values))
+        return batch, [(row, per_position * int(n)) for row, n in zip(alive, batch.mask.sum(1), strict=True)], failed, logits
+
+    def _compress_each(self, rows: Sequence[EngineRow]) -> tuple[dict[int, GistCache], dict[int, str]]:
+        """Phase 1 of every row that has one: in one batch, or one by one when the batch fails, to find out which row it is."""
+        caches = {n: self.model.empty(1) for n, row in enumerate(rows) if row.plan.compress_ids is None}
+        todo = {n: row for n, row in enumerate(rows) if row.plan.compress_ids is not None}
+        failed: dict[int, str] = {}
+        try:
+            caches |= self._compressed(todo)
+        except Exception:
+            log.exception("compressing in one batch failed; trying row by row")
+            for n, row in todo.items():
+                try:
+                    caches |= self._compressed({n: row})
+                except Exception as error:
+                    log.exception("compressing row %d failed", n)
+                    failed[n] = one_line(error)
+        return caches, failed
+
+    def _compressed(self, rows: dict[int, EngineRow]) -> dict[int, GistCache]:
+        if not rows:
+            return {}
+        work = [Compression(row.plan.compress_ids or (), row.slots, row.compress_adapter) for row in rows.values()]
+        together = self.model.compress(work)
+        return {n: together.row(at) for at, n in enumerate(rows)}
+
+    def _prefill(self, rows: Sequence[EngineRow], cache: GistCache, indices: list[int]) -> tuple[_Batch, Tensor]:
+        ids, mask = pad_left([row.plan.prompt_ids for row in rows], self.model.device)
+        width = ids.shape[1]
+        start = torch.tensor([row.plan.start_position for row in rows], device=ids.device)
+        position = start[:, None] + torch.arange(width, device=ids.device)[None] - (width - mask.sum(1))[:, None]
+        batch = _Batch(
+            indices,
+            cache.to_dynamic_cache(self.model.config),
+            torch.cat([cache.mask, mask], 1),
+            position[:, -1] + 1,
+            [row.decode_adapter for row in rows],
+        )
+        logits = self.model.next_logits(batch.adapters, ids, batch.mask, position.clamp(min=0), batch.cache)
+        return batch, logits
+
+    @torch.inference_mode()
+    def _step(self, batch: _Batch) -> Tensor:
+        ones = torch.ones_like(batch.mask[:, :1])
+        batch.mask = torch.cat([batch.mask, ones], 1)
+        ids = batch.last.to(batch.mask.device)[:, None]
+        logits = self.model.next_logits(batch.adapters, ids, batch.mask, batch.position[:, None], batch.cache)
+        batch.position = batch.position + 1
+        return logits

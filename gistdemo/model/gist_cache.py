@@ -1,0 +1,89 @@
+"""GistCache: the keys and values that stand for compressed prompts, one row per prompt, rows of unequal length.
+
+Letters as in `gistdemo.model`. Knows nothing of prompts, adapters or generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+@dataclass(frozen=True)
+class GistCache:
+    """Keys and values of B rows, padded on the left to a common length P.
+
+    keys, values: L tensors of (B, H, P, D) in the model's dtype, keys already rotated to the position they had in the
+        full prompt, so a slice keeps its meaning.
+    mask: (B, P) int64, 1 = a real position, 0 = padding.
+    next_position: (B,) int64, where each row goes on, counted in the full prompt.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    mask: Tensor
+    next_position: Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.mask.shape[0]
+
+    @property
+    def length(self) -> int:
+        """P, padding included."""
+        return self.mask.shape[1]
+
+    def bytes_per_row(self) -> list[int]:
+        """Bytes of real keys and values per row: 2 x L x H x D x bytes x real positions; padding does not count."""
+        per_position = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (*self.keys, *self.values))
+        return [per_position * int(n) for n in self.mask.sum(1)]
+
+    def row(self, index: int) -> GistCache:
+        """One row without its padding (a view where it can be)."""
+        start = self.length - int(self.mask[index].sum())
+        one = slice(index, index + 1)
+        return GistCache(
+            tuple(k[one, :, start:] for k in self.keys),
+            tuple(v[one, :, start:] for v in self.values),
+            self.mask[one, start:],
+            self.next_position[one],
+        )
+
+    def to_dynamic_cache(self, config) -> DynamicCache:
+        """A transformers cache that starts with these tensors. Decoding appends to the copy, never to this object."""
+        cache = DynamicCache(config=config)
+        if self.length:
+            for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
+                cache.update(k, v, layer)
+        return cache
+
+
+def empty_cache(config, rows: int, dtype: torch.dtype, device: torch.device | str) -> GistCache:
+    """A cache of `rows` rows that holds nothing: P = 0, next position 0."""
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    nothing = torch.zeros(rows, config.num_key_value_heads, 0, head_size, dtype=dtype, device=device)
+    tensors = (nothing,) * config.num_hidden_layers
+    empty = torch.zeros(rows, 0, dtype=torch.long, device=device)
+    return GistCache(tensors, tensors, empty, torch.zeros(rows, dtype=torch.long, device=device))
+
+
+def stack(caches: Sequence[GistCache]) -> GistCache:
+    """Put rows of several caches into one batch, padding shorter ones on the left with zeros that the mask hides.
+
+    Row order is kept. Padding is told by the mask alone: token ids are not known here, so pad = eos cannot matter.
+    """
+    width = max(cache.length for cache in caches)
+
+    def join(parts: list[Tensor]) -> Tensor:
+        return torch.cat([torch.nn.functional.pad(t, (0, 0, width - t.shape[2], 0)) for t in parts])
+
+    return GistCache(
+        tuple(join([c.keys[n] for c in caches]) for n in range(len(caches[0].keys))),
+        tuple(join([c.values[n] for c in caches]) for n in range(len(caches[0].values))),
+        torch.cat([torch.nn.functional.pad(c.mask, (width - c.length, 0)) for c in caches]),
+        torch.cat([c.next_position for c in caches]),
+    )

@@ -1,0 +1,49 @@
+"""Where things live and which limits hold. Read once from the environment at start-up, then passed in; nothing else reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path, user_data_path
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Folders and limits of one installation.
+
+    cache_dir holds what can be fetched or computed again (backbones, teacher answers); data_dir holds what cannot
+    (training runs, checkpoints made here). assets_dir and shipped_checkpoints_dir come with the project.
+    """
+
+    cache_dir: Path
+    data_dir: Path
+    assets_dir: Path = PROJECT_DIR / "assets"
+    shipped_checkpoints_dir: Path = PROJECT_DIR / "checkpoints"
+    device: str = "cpu"
+    max_instruction_tokens: int = 1024
+    max_input_tokens: int = 1024
+    max_new_tokens: int = 512
+
+    @property
+    def runs_dir(self) -> Path:
+        """Run directories of training jobs."""
+        return self.data_dir / "runs"
+
+    @property
+    def checkpoint_dirs(self) -> tuple[Path, ...]:
+        """Folders searched for gist checkpoints, shipped ones first."""
+        return (self.shipped_checkpoints_dir, self.data_dir / "checkpoints")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read GISTDEMO_HOME (one folder for cache and data; default: the platform's own folders) and GISTDEMO_DEVICE."""
+        env = os.environ if env is None else env
+        home = env.get("GISTDEMO_HOME")
+        cache = Path(home) / "cache" if home else user_cache_path("gistdemo")
+        data = Path(home) / "data" if home else user_data_path("gistdemo")
+        return cls(cache_dir=cache, data_dir=data, device=env.get("GISTDEMO_DEVICE", "cpu"))

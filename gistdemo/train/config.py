@@ -1,0 +1,107 @@
+"""TrainConfig: every setting of a run, with unit and meaning, checked all at once. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gistdemo.errors import UsageError
+
+MODES = ("lm", "embeddings", "compressor")
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training run. Lengths are in tokens, counts of steps are optimizer steps.
+
+    mode: `lm` (raw text, LoRA on in both phases: makes a base stand-in), `embeddings` (gist vectors only),
+        `compressor` (gist vectors + LoRA in phase 1, distilled from the full prompt).
+    data: raw text .jsonl with a field `text` for `lm`; any Alpaca source otherwise.
+    validation: Alpaca source never trained on; empty: split off from `data`.
+    ks: budgets, one drawn per batch; the checkpoint has max(ks) slots.
+    teacher_answers: rows whose own greedy full-prompt answer is generated before training; used instead of the reference
+        with probability teacher_share.
+    """
+
+    mode: str
+    name: str
+    data: str
+    backbone: str = "smollm2-135m-instruct"
+    title: str = ""
+    summary: str = ""
+    validation: str = ""
+    steps: int = 120
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    gist_learning_rate: float = 5e-3
+    warmup_steps: int = 8
+    final_rate_share: float = 0.05
+    gradient_clip: float = 1.0
+    ks: tuple[int, ...] = (1, 2, 4, 8, 16)
+    rank: int = 16
+    alpha: int = 16
+    targets: tuple[str, ...] = ATTENTION
+    answer_tokens: int = 48
+    max_prompt_tokens: int = 192
+    sequence_tokens: int = 128
+    cross_entropy_weight: float = 0.2
+    teacher_answers: int = 0
+    teacher_share: float = 0.5
+    seed: int = 0
+    evaluate_every: int = 50
+    evaluate_rows: int = 64
+    save_every: int = 20
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise UsageError("Training settings: " + "; ".join(problems) + ".")
+
+    def _problems(self):
+        if self.mode not in MODES:
+            yield f"mode is '{self.mode}', allowed are {', '.join(MODES)}"
+        if not self.name or any(c in self.name for c in "/\\ \0") or self.name.startswith("."):
+            yield f"name is '{self.name}', allowed are letters, digits, '-', '_' and '.' (not in front)"
+        for field in ("steps", "batch_size", "rank", "alpha", "answer_tokens", "max_prompt_tokens", "evaluate_every", "save_every"):
+            if getattr(self, field) < 1:
+                yield f"{field} is {getattr(self, field)}, allowed are 1 or more"
+        for field in ("learning_rate", "gist_learning_rate", "gradient_clip"):
+            if not 0 < getattr(self, field) < 10:
+                yield f"{field} is {getattr(self, field)}, allowed is more than 0, less than 10"
+        for field in ("teacher_share", "final_rate_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                yield f"{field} is {getattr(self, field)}, allowed are 0 to 1"
+        if not self.ks or list(self.ks) != sorted(set(self.ks)) or not 1 <= self.ks[0] <= self.ks[-1] <= 64:
+            yield f"ks is {self.ks}, allowed are rising whole numbers from 1 to 64"
+        if self.evaluate_rows < 2:
+            yield f"evaluate_rows is {self.evaluate_rows}, allowed are 2 or more (the swapped control needs another row)"
+        if self.warmup_steps < 0 or self.teacher_answers < 0 or self.threads < 0:
+            yield "warmup_steps, teacher_answers and threads must not be negative"
+        if self.sequence_tokens < 8:
+            yield f"sequence_tokens is {self.sequence_tokens}, allowed are 8 or more"
+
+    @property
+    def watched_k(self) -> int:
+        """The budget whose recovery is measured during training: 4, or the middle one."""
+        return 4 if 4 in self.ks else self.ks[len(self.ks) // 2]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Build from plain values (JSON lists for tuples).
+
+        Raises: UsageError: unknown or missing fields, or values that are not allowed.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = [name for name in values if name not in fields]
+        missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+        if unknown or missing:
+            raise UsageError(f"Training settings: unknown {', '.join(unknown) or '-'}; missing {', '.join(missing) or '-'}.")
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})

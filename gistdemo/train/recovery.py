@@ -1,0 +1,88 @@
+"""Recovery: how much of the instruction's effect on known answers a gist keeps. 0 = blind, 1 = lossless.
+
+recovery = (NLL_none - NLL_gist) / (NLL_none - NLL_full), NLL in nats per answer token, always beside its control: the same
+with another row's gist (`swapped`), which must stay near 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gistdemo.conditions import CONDITIONS
+from gistdemo.model.gist_cache import GistCache
+from gistdemo.model.gist_model import Compression, GistModel
+from gistdemo.prompts import EncodedPrompt, plan
+
+EVALUATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One held-out row: its prompt and the ids of a known answer."""
+
+    encoded: EncodedPrompt
+    answer: tuple[int, ...]
+
+
+@torch.inference_mode()
+def measure_recovery(
+    model: GistModel,
+    rows: Sequence[Judged],
+    slots: Tensor,
+    ks: Sequence[int],
+    compress_adapter: str | None,
+    decode_adapter: str | None,
+    known: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """NLL per token of the answers with the full prompt, without instruction, with their own and with another row's gist.
+
+    rows: at least 2. slots: (K, E). known: an earlier result on the same rows and decoder, whose nll_full and nll_none are
+    taken over. Returns {"rows", "answer_tokens", "nll_full", "nll_none", "by_k": {"4": {"recovery",
+    "swapped", "nll_gist", "nll_swapped"}}}; recoveries are None where full and none do not differ.
+    """
+    order = sorted(range(len(rows)), key=lambda n: len(rows[n].encoded.ids()) + len(rows[n].answer))
+    rows = [rows[n] for n in order]
+    partners = [(n + len(rows) // 2) % len(rows) for n in range(len(rows))]
+
+    def text_nll(condition: str) -> float:
+        def logits(at: Sequence[int]):
+            plans = [plan(rows[n].encoded, CONDITIONS[condition], 0) for n in at]
+            return model.answer_logits(model.empty(len(at)), [p.prompt_ids for p in plans], [rows[n].answer for n in at], decode_adapter)
+
+        return _mean_nll(len(rows), logits)
+
+    def gist_nll(k: int, source: Callable[[int], int]) -> float:
+        def logits(at: Sequence[int]):
+            plans = [plan(rows[source(n)].encoded, CONDITIONS["gist"], k) for n in at]
+            own = [plan(rows[n].encoded, CONDITIONS["gist"], k) for n in at]
+            cache: GistCache = model.compress([Compression(p.compress_ids or (), slots[:k], compress_adapter) for p in plans])
+            return model.answer_logits(cache, [p.prompt_ids for p in own], [rows[n].answer for n in at], decode_adapter)
+
+        return _mean_nll(len(rows), logits)
+
+    full, none = (known["nll_full"], known["nll_none"]) if known else (text_nll("full"), text_nll("none"))
+    gap = none - full
+    by_k = {}
+    for k in ks:
+        own, swapped = gist_nll(k, lambda n: n), gist_nll(k, lambda n: partners[n])
+        by_k[str(k)] = {
+            "recovery": (none - own) / gap if abs(gap) > 1e-6 else None,
+            "swapped": (none - swapped) / gap if abs(gap) > 1e-6 else None,
+            "nll_gist": own,
+            "nll_swapped": swapped,
+        }
+    return {"rows": len(rows), "answer_tokens": sum(len(r.answer) for r in rows), "nll_full": full, "nll_none": none, "by_k": by_k}
+
+
+def _mean_nll(rows: int, logits_of: Callable[[Sequence[int]], tuple[Tensor, Tensor]]) -> float:
+    total, count = 0.0, 0
+    for start in range(0, rows, EVALUATION_BATCH):
+        logits, targets = logits_of(range(start, min(start + EVALUATION_BATCH, rows)))
+        total += torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum").item()
+        count += len(targets)
+    return total / count

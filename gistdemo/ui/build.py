@@ -1,0 +1,158 @@
+"""Puts the page together: header, tabs, queue. `app.py` launches what `build_app` returns."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gistdemo import __version__
+from gistdemo.checkpoint.pool import ModelPool
+from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.conditions import CONDITIONS
+from gistdemo.data.examples import EMBEDDED, ExampleSources
+from gistdemo.errors import GistDemoError, one_line
+from gistdemo.settings import Settings
+from gistdemo.ui import panels
+from gistdemo.ui.compare_tab import CompareTab
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class WarmUp:
+    """Loads the backbones of the usable checkpoints in the background, so that the first comparison need not wait."""
+
+    settings: Settings
+    pool: ModelPool
+    message: str = "Getting ready"
+    fraction: float | None = 0.0
+    failed: bool = False
+    done: bool = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="warm-up", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            for entry in list_checkpoints(self.settings.checkpoint_dirs):
+                if entry.manifest and entry.manifest.max_k:
+                    self.pool.checkpoint(entry, self._report)
+            self.message, self.fraction = "Ready: pick an example and press Compare", None
+        except GistDemoError as error:
+            self.message, self.fraction, self.failed = one_line(error), None, True
+        except Exception:
+            log.exception("warm-up failed")
+            self.message, self.fraction, self.failed = "The models could not be loaded; the log of the server has the details.", None, True
+        finally:
+            self.done = True
+
+    def _report(self, message: str, fraction: float) -> None:
+        self.message, self.fraction = message, fraction
+
+    def watch(self) -> Iterator[str]:
+        """Status lines until the models are in memory; ends by itself."""
+        shown = None
+        while True:
+            done, line = self.done, panels.status(self.message, self.fraction, "error" if self.failed else "info" if self.done else "busy")
+            if line != shown:
+                shown = line
+                yield line
+            if done:
+                return
+            time.sleep(0.3)
+
+
+def build_app(settings: Settings, first_source: str = EMBEDDED, local: bool = True) -> tuple[gr.Blocks, dict[str, Any]]:
+    """Build the page.
+
+    first_source: examples shown at the start. local: the server can be reached from this machine only, so files may be named by path.
+    Returns the blocks and the arguments of `launch` that belong to the page (theme, css, scripts, icon).
+    Raises: DataError: first_source cannot be read.
+    """
+    pool, sources = ModelPool(settings), ExampleSources(settings)
+    sources.load(first_source)
+    warm_up = WarmUp(settings, pool)
+    with gr.Blocks(title="gistdemo: full, gist and truncated prompts side by side", analytics_enabled=False) as page:
+        with gr.Row(elem_classes="gd-header"):
+            gr.HTML(HEADER, padding=False)
+            status = gr.HTML(panels.status("Getting ready", 0.0, "busy"), padding=False, elem_id="gd-status-line")
+        with gr.Tabs(elem_id="gd-tabs"):
+            with gr.Tab("Compare", id="compare"):
+                tab = CompareTab(settings, pool, sources, local)
+                tab.build(status, first_source)
+            with gr.Tab("Checkpoints", id="checkpoints") as checkpoints_tab:
+                listing = gr.HTML(panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), padding=False)
+            with gr.Tab("About", id="about"):
+                gr.Markdown((settings.assets_dir / "about.md").read_text(encoding="utf-8"), elem_classes="gd-about")
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        checkpoints_tab.select(lambda: panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), None, listing, queue=False, **quick)
+        page.load(warm_up.watch, None, status, concurrency_limit=None, **quick)
+        _restore_from_link(page, tab, quick)
+    page.queue(max_size=64, default_concurrency_limit=4)
+    warm_up.start()
+    return page, page_arguments(settings.assets_dir)
+
+
+def _restore_from_link(page: gr.Blocks, tab: CompareTab, quick: dict[str, Any]) -> None:
+    """Fill the form from the query string that "Copy link" made."""
+
+    def restore(request: gr.Request) -> list[Any]:
+        return from_query(dict(request.query_params), tab)
+
+    page.load(restore, None, tab.shared_fields(), queue=False, **quick)
+
+
+def from_query(query: dict[str, str], tab: CompareTab) -> list[Any]:
+    """Values for the form; what the link does not say, or says wrongly, stays as it is."""
+    names = [name for _, name in tab.checkpoint_choices()]
+
+    def number(name: str, kind: type, low: float, high: float) -> Any:
+        try:
+            value = kind(query[name])
+        except (KeyError, ValueError):
+            return gr.skip()
+        return value if low <= value <= high else gr.skip()
+
+    def several(name: str, allowed: list[str]) -> Any:
+        chosen = [part for part in query.get(name, "").split(",") if part in allowed]
+        return chosen or gr.skip()
+
+    # a link with an instruction says everything about the example: its empty fields are empty
+    texts = [query.get(name, "") if "instruction" in query else gr.skip() for name in ("instruction", "input", "reference")]
+    limit = tab.settings.max_new_tokens
+    rest = [number("k", int, 1, 16), number("limit", int, 1, limit), number("temperature", float, 0, 2), number("top_p", float, 0.05, 1)]
+    return [*texts, several("checkpoints", names), several("conditions", list(CONDITIONS)), *rest, number("seed", int, 0, 2**31)]
+
+
+def page_arguments(assets: Path) -> dict[str, Any]:
+    """theme, css, js, head and icon for `launch`."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
+    theme = gr.themes.Base(primary_hue="teal", secondary_hue="teal", neutral_hue="stone", font=fonts, font_mono=mono, radius_size="sm", spacing_size="sm")
+    script = (assets / "page.js").read_text(encoding="utf-8")
+    return {
+        "theme": theme,
+        "css_paths": [assets / "style.css"],
+        "head": f"<script>{script}</script>",
+        "favicon_path": assets / "icon.svg",
+    }
+
+
+HEADER = f"""
+<div class="gd-brand">
+  <svg viewBox="0 0 32 32" width="30" height="30" aria-hidden="true"><g fill="currentColor">
+  <rect x="2" y="6" width="12" height="3" rx="1.5"/><rect x="2" y="12" width="9" height="3" rx="1.5"/><rect x="2" y="18" width="12" height="3" rx="1.5"/>
+  <rect x="2" y="24" width="7" height="3" rx="1.5"/><path d="M16 8l6 8-6 8" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"/>
+  <circle cx="27" cy="12" r="3"/><circle cx="27" cy="20" r="3"/></g></svg>
+  <div><h1>gistdemo</h1><p>What is really degenerate, and why: full, gist and truncated prompts side by side</p></div>
+  <button type="button" id="gd-theme" onclick="gistdemoTheme()" aria-label="switch between light and dark">◐</button>
+  <small>v{__version__}</small>
+</div>
+"""

@@ -1,0 +1,272 @@
+"""The Compare tab: widgets and wiring. Handlers are methods of plain values; drawing is in `cells.py`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gistdemo.checkpoint.pool import ModelPool
+from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.compare import CompareRequest, Snapshot, compare
+from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
+from gistdemo.data.examples import EMBEDDED, ExampleSources, Listed, search, surprise
+from gistdemo.errors import GistDemoError, UsageError, one_line
+from gistdemo.generation import Sampling
+from gistdemo.prompts import Example
+from gistdemo.settings import Settings
+from gistdemo.ui import cells, panels
+
+log = logging.getLogger(__name__)
+SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
+INPUT_FILTERS = {"all": None, "with input": True, "without input": False}
+BUDGETS = (1, 2, 4, 8, 16)
+
+
+class Running:
+    """The comparison that each open page is watching, so that Stop and a newer request can end it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: dict[str, threading.Event] = {}
+
+    def start(self, page: str) -> threading.Event:
+        """End the page's earlier comparison and return the stop event of the new one."""
+        event = threading.Event()
+        with self._lock:
+            earlier, self._events[page] = self._events.get(page), event
+        if earlier:
+            earlier.set()
+        return event
+
+    def is_current(self, page: str, event: threading.Event) -> bool:
+        with self._lock:
+            return self._events.get(page) is event
+
+    def stop(self, page: str) -> None:
+        with self._lock:
+            event = self._events.get(page)
+        if event:
+            event.set()
+
+    def finish(self, page: str, event: threading.Event) -> None:
+        with self._lock:
+            if self._events.get(page) is event:
+                del self._events[page]
+
+
+class CompareTab:
+    """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
+
+    def __init__(self, settings: Settings, pool: ModelPool, sources: ExampleSources, local: bool):
+        self.settings, self.pool, self.sources, self.local = settings, pool, sources, local
+        self.running = Running()
+
+    # --- widgets ---------------------------------------------------------------------------------------------------
+
+    def build(self, status: gr.HTML, first_source: str) -> None:
+        """Lay the tab out. status: the page's status line. first_source: examples shown at the start."""
+        usable = self.checkpoint_choices()
+        with gr.Row(elem_classes="gd-top", equal_height=False):
+            with gr.Column(scale=5, min_width=340, elem_classes="gd-browser"):
+                self._browser(first_source)
+            with gr.Column(scale=7, min_width=340, elem_classes="gd-form"):
+                self._form(usable)
+        self.grid = gr.HTML(EMPTY_GRID, elem_id="gd-grid", padding=False)
+        with gr.Accordion("What the model sees: every prompt token and what became of it", open=False, elem_id="gd-seen"):
+            self.seen = gr.HTML(cells.seen_by_model(Snapshot((), "", None, True)), padding=False)
+        with gr.Row(elem_classes="gd-after"):
+            self.export = gr.DownloadButton("Download as JSON", size="sm", interactive=False, elem_id="gd-export")
+            self.link = gr.Button("Copy link to this comparison", size="sm", elem_id="gd-link")
+        self.last = gr.State(None)
+        self._wire(status)
+
+    def _browser(self, first_source: str) -> None:
+        self.source = gr.State(first_source)
+        with gr.Row(elem_classes="gd-tight"):
+            self.find = gr.Textbox(placeholder="Search examples", show_label=False, container=False, scale=3, elem_id="gd-find")
+            self.surprise = gr.Button("Surprise me", size="sm", scale=1, min_width=110, elem_id="gd-surprise")
+        with gr.Row(elem_classes="gd-tight"):
+            self.with_input = gr.Radio(list(INPUT_FILTERS), value="all", show_label=False, container=False, elem_id="gd-with-input", scale=3)
+            self.category = gr.Dropdown(
+                self._categories(first_source), value="any kind", show_label=False, container=False, elem_id="gd-category", scale=2, min_width=120
+            )
+        self.table = gr.Dataframe(
+            value=self.rows(first_source),
+            headers=["#", "instruction", "input"],
+            datatype=["number", "str", "str"],
+            column_widths=["44px", "66%", "34%"],
+            interactive=False,
+            show_label=False,
+            max_height=318,
+            wrap=False,
+            elem_id="gd-examples",
+        )
+        with gr.Accordion("Other examples", open=False):
+            hint = "A hub dataset id (tatsu-lab/alpaca)" + (" or the path of a .json, .jsonl or .parquet file" if self.local else "")
+            self.path = gr.Textbox(label="Alpaca-format source", info=hint, elem_id="gd-path", max_lines=1)
+            self.load = gr.Button("Load examples", size="sm", elem_id="gd-load")
+
+    def _form(self, usable: list[tuple[str, str]]) -> None:
+        first = self.sources.load(EMBEDDED)[0].example
+        self.instruction = gr.Textbox(first.instruction, label="Instruction", lines=2, max_lines=6, elem_id="gd-instruction")
+        with gr.Row(elem_classes="gd-tight"):
+            self.input = gr.Textbox(first.input, label="Input (optional)", lines=2, max_lines=6, elem_id="gd-input")
+            self.reference = gr.Textbox(first.output, label="Reference answer (optional, for ROUGE)", lines=2, max_lines=6, elem_id="gd-reference")
+        with gr.Row(elem_classes="gd-tight"):
+            self.checkpoints = gr.CheckboxGroup(usable, value=[n for _, n in usable], label="Checkpoints (rows)", elem_id="gd-checkpoints")
+            titles = [(condition.title, name) for name, condition in CONDITIONS.items()]
+            self.conditions = gr.CheckboxGroup(titles, value=list(DEFAULT_CONDITIONS), label="Conditions (columns)", elem_id="gd-conditions")
+        with gr.Row(elem_classes="gd-tight gd-action"):
+            self.k = gr.Slider(1, BUDGETS[-1], value=4, step=1, label="k: gist tokens, and the budget of Truncated", elem_id="gd-k", scale=3)
+            self.go = gr.Button("Compare", variant="primary", elem_id="gd-compare", scale=1, min_width=110)
+            self.stop = gr.Button("Stop", variant="stop", elem_id="gd-stop", scale=1, min_width=80)
+        with gr.Accordion("Generation settings", open=False):
+            with gr.Row(elem_classes="gd-tight"):
+                self.limit = gr.Slider(1, self.settings.max_new_tokens, value=96, step=1, label="Answer limit (tokens)", elem_id="gd-limit")
+                self.temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature (0 = greedy)", elem_id="gd-temperature")
+                self.top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", elem_id="gd-top-p")
+                self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="gd-seed")
+
+    # --- wiring ----------------------------------------------------------------------------------------------------
+
+    def _wire(self, status: gr.HTML) -> None:
+        filters = [self.source, self.find, self.category, self.with_input]
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        fields = [self.instruction, self.input, self.reference]
+        for widget in (self.find, self.category, self.with_input):
+            widget.input(self.rows, filters, self.table, trigger_mode="always_last", **quick)
+        self.table.select(self.pick, self.source, fields, **quick)
+        self.surprise.click(self.pick_any, filters, fields, **quick)
+        self.load.click(self.load_source, self.path, [self.source, self.table, self.category, status], show_progress="hidden", api_visibility="private")
+        settings = [self.checkpoints, self.conditions, self.k, self.limit, self.temperature, self.top_p, self.seed]
+        watched = [self.grid, self.seen, status, self.export, self.last]
+        heavy: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "model", "api_visibility": "private"}
+        gr.on([self.go.click, self.instruction.submit], self.run, [*fields, *settings], watched, **heavy)
+        self.k.release(self.rerun, [self.last, *fields, *settings], watched, trigger_mode="multiple", **heavy)
+        self.stop.click(self.stop_running, None, status, **quick)
+        self.link.click(None, [*fields, *settings], None, js="gistdemoCopyLink", api_visibility="private")
+
+    def shared_fields(self) -> list[Any]:
+        """What a link restores, in the order of `from_query`."""
+        return [self.instruction, self.input, self.reference, self.checkpoints, self.conditions, self.k, self.limit, self.temperature, self.top_p, self.seed]
+
+    # --- handlers --------------------------------------------------------------------------------------------------
+
+    def checkpoint_choices(self) -> list[tuple[str, str]]:
+        """(title, name) of every checkpoint with gist tokens; broken ones are listed in the Checkpoints tab."""
+        entries = list_checkpoints(self.settings.checkpoint_dirs)
+        return [(e.manifest.title, e.name) for e in entries if e.manifest and e.manifest.max_k]
+
+    def _found(self, source: str, text: str = "", category: str = "any kind", with_input: str = "all") -> list[Listed]:
+        chosen = "" if category == "any kind" else category
+        return search(self.sources.load(source), text, chosen, INPUT_FILTERS[with_input])
+
+    def rows(self, source: str, text: str = "", category: str = "any kind", with_input: str = "all") -> list[list[Any]]:
+        """Rows of the table: number, instruction, input."""
+        return [[i.number, i.example.instruction, i.example.input] for i in self._found(source, text, category, with_input)[:SHOWN_ROWS]]
+
+    def _categories(self, source: str) -> list[str]:
+        return ["any kind", *sorted({item.category for item in self.sources.load(source)} - {""})]
+
+    def pick(self, source: str, event: gr.SelectData) -> tuple[str, str, str]:
+        """Put the clicked row into the form. The row's own number says which example it is, however the table was sorted."""
+        example = self.sources.load(source)[int(event.row_value[0]) - 1].example
+        return example.instruction, example.input, example.output
+
+    def pick_any(self, source: str, text: str, category: str, with_input: str) -> tuple[str, str, str]:
+        found = self._found(source, text, category, with_input) or self.sources.load(source)
+        example = surprise(found).example
+        return example.instruction, example.input, example.output
+
+    def load_source(self, path: str):
+        """Switch the table to another source; on failure everything stays and the status line says why."""
+        source = path.strip() or EMBEDDED
+        try:
+            if source != EMBEDDED and not self.local and (Path(source).exists() or source.count("/") != 1):
+                raise UsageError(f"'{source}' is not a hub dataset id such as tatsu-lab/alpaca; files can be opened only on your own machine.")
+            count = len(self.sources.load(source))
+        except GistDemoError as error:
+            return gr.skip(), gr.skip(), gr.skip(), panels.status(one_line(error), kind="error")
+        choices = gr.Dropdown(choices=self._categories(source), value="any kind")
+        return source, self.rows(source), choices, panels.status(f"{count:,} examples from {source}; the first {min(count, SHOWN_ROWS)} are listed, search finds all")
+
+    def run(self, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, page: gr.Request) -> Iterator[tuple]:
+        """Compare and stream: yields (grid, tokens seen, status, export, last request)."""
+        sampling = Sampling(int(limit), float(temperature), float(top_p), int(seed or 0))
+        order = [name for _, name in self.checkpoint_choices()]
+        chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
+        columns = tuple(c for c in CONDITIONS if c in conditions)
+        request = CompareRequest(Example(instruction or "", given or "", reference or ""), chosen, columns, int(k), sampling)
+        yield from self._watch(request, str(page.session_hash))
+
+    def rerun(self, last, *values) -> Iterator[tuple]:
+        """After a move of k: compare again if something is being compared already."""
+        if last is None:
+            yield (gr.skip(),) * 5
+            return
+        yield from self.run(*values)
+
+    def _watch(self, request: CompareRequest, page: str) -> Iterator[tuple]:
+        manifests = {e.name: e.manifest for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest}
+        stop = self.running.start(page)
+        try:
+            for snapshot in compare(request, self.pool, stop):
+                if not self.running.is_current(page, stop):
+                    return
+                kind = "info" if snapshot.finished else "busy"
+                line = panels.status(_summary(snapshot) if snapshot.finished else snapshot.message, snapshot.fraction, kind)
+                drawn = cells.grid(snapshot, manifests)
+                if snapshot.finished:
+                    yield drawn, cells.seen_by_model(snapshot), line, gr.DownloadButton(value=_export(request, snapshot), interactive=True), request
+                else:
+                    yield drawn, gr.skip(), line, gr.skip(), gr.skip()
+        except GistDemoError as error:
+            yield gr.skip(), gr.skip(), panels.status(one_line(error), kind="error"), gr.skip(), gr.skip()
+        except Exception:
+            log.exception("comparison failed")
+            line = panels.status("Something went wrong inside gistdemo; the log of the server has the details. Try again.", kind="error")
+            yield gr.skip(), gr.skip(), line, gr.skip(), gr.skip()
+        finally:
+            self.running.finish(page, stop)
+
+    def stop_running(self, page: gr.Request) -> str:
+        self.running.stop(str(page.session_hash))
+        return panels.status("Stopping after the current step", kind="busy")
+
+
+EMPTY_GRID = (
+    '<div class="gd-grid gd-empty"><p><b>Pick an example or type an instruction, then press Compare.</b></p>'
+    "<p>Each row is a checkpoint, each column shows the model more or less of the instruction: all of it, k gist tokens made from it, "
+    "or its first k tokens. Every answer streams, counts and judges itself.</p></div>"
+)
+
+
+def _summary(snapshot: Snapshot) -> str:
+    """One sentence about a finished grid."""
+    verdicts = [c.diagnosis.verdict for c in snapshot.cells if c.diagnosis]
+    counts = [f"{verdicts.count(v)} {v}" for v in ("healthy", "warning", "degenerate") if v in verdicts]
+    failed = sum(1 for c in snapshot.cells if c.error)
+    counts += [f"{failed} failed"] if failed else []
+    return f"{snapshot.message}: {', '.join(counts) or 'nothing generated'}"
+
+
+def _export(request: CompareRequest, snapshot: Snapshot) -> str:
+    """Write the comparison as JSON for download; returns the path."""
+    record = {
+        "instruction": request.example.instruction,
+        "input": request.example.input,
+        "reference": request.example.output,
+        "k": request.k,
+        "sampling": vars(request.sampling),
+        "cells": [cell.to_dict() for cell in snapshot.cells],
+    }
+    path = Path(tempfile.mkdtemp(prefix="gistdemo-")) / "comparison.json"
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=2), encoding="utf-8")
+    return str(path)

@@ -1,0 +1,60 @@
+"""HTML of the Checkpoints tab and of small notices. Pure; imports no gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gistdemo.checkpoint.manifest import Manifest
+from gistdemo.checkpoint.registry import Entry
+from gistdemo.ui.cells import escape
+
+
+def status(message: str, fraction: float | None = None, kind: str = "info") -> str:
+    """The status line, announced to screen readers. kind: info, busy, error."""
+    bar = "" if fraction is None else f'<i class="gd-bar"><b style="width:{100 * fraction:.0f}%"></b></i>'
+    return f'<div id="gd-status" class="gd-status gd-s-{kind}" role="status" aria-live="polite"><span>{escape(message)}</span>{bar}</div>'
+
+
+def checkpoints(entries: Sequence[Entry]) -> str:
+    """Every checkpoint folder with its health; broken ones with the reason."""
+    if not entries:
+        return '<p class="gd-hint">No checkpoint found.</p>'
+    return '<div class="gd-checkpoints">' + "".join(_entry(entry) for entry in entries) + "</div>"
+
+
+def _entry(entry: Entry) -> str:
+    if entry.manifest is None:
+        return (
+            f'<article class="gd-ck gd-degenerate"><header><h4>{escape(entry.name)}</h4><span class="gd-badge gd-b-failed">✕ broken</span></header>'
+            f'<p class="gd-error">{escape(entry.problem or "")}</p></article>'
+        )
+    m = entry.manifest
+    size = sum(f["bytes"] for f in m.files.values()) / 1e6
+    facts = [
+        ("mode", m.mode),
+        ("backbone", m.backbone + (" (tuned into a stand-in)" if m.stand_in else "")),
+        ("gist tokens", str(m.max_k) if m.max_k else "none: a backbone for others"),
+        ("size", f"{size:.1f} MB"),
+        ("training", f"{m.training['steps']} steps, {m.training['seconds'] / 60:.0f} min on {m.training['device']}" if m.training else "not recorded"),
+    ]
+    rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return (
+        f'<article class="gd-ck"><header><h4>{escape(m.title)}</h4><span class="gd-badge gd-b-healthy">● usable</span></header>'
+        f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_recovery(m)}</article>'
+    )
+
+
+def _recovery(manifest: Manifest) -> str:
+    """Recovery per budget beside its control, for both kinds of answers."""
+    tables = []
+    for target, title in (("references", "reference answers"), ("own_answers", "the model's own full-prompt answers")):
+        figures = manifest.recovery.get(target)
+        if not figures:
+            continue
+        head = "".join(f"<th>k={escape(k)}</th>" for k in figures["by_k"])
+        lines = ""
+        for name, label in (("recovery", "own gist"), ("swapped", "another row's gist")):
+            values = "".join(f"<td>{row[name]:.2f}</td>" if row[name] is not None else "<td>–</td>" for row in figures["by_k"].values())
+            lines += f"<tr><th>{label}</th>{values}</tr>"
+        tables.append(f"<table class='gd-table'><caption>Recovery, {title}, n = {figures['rows']} held-out rows</caption><tr><th></th>{head}</tr>{lines}</table>")
+    return "".join(tables)
