@@ -97,7 +97,10 @@ class Lab:
         return answers
 
     def ids(self, rows: Sequence[EngineRow], sampling: Sampling | None = None) -> list[list[int]]:
-        return [answer.ids for answer in self.generate(rows, sampling)]
+        """New tokens of rows that must all succeed."""
+        answers = self.generate(rows, sampling)
+        assert not (failed := [answer.error for answer in answers if answer.reason == "error"]), failed
+        return [answer.ids for answer in answers]
 
     def start(self, plans: Sequence[PromptPlan], adapter: str | None = None):
         """Phase 1 of plans of one kind: the compressed rows, or rows that hold nothing where all is text."""

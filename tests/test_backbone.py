@@ -547,3 +547,19 @@ def test_a_fingerprint_changes_with_weights_shapes_and_seeds():
         changed.model.layers[1].mlp.down_proj.weight.mul_(1.01)
     others = [changed, toy_model(seed=1), toy_model(vocab_size=260)]
     assert len({fingerprint(model) for model in [toy_model(), *others]}) == 4
+
+
+# --- the real one ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.weights
+def test_the_real_embedded_backbone_answers():
+    settings = Settings.from_env()
+    if not module._is_complete(settings.cache_dir / "backbones" / EMBEDDED):
+        pytest.skip("embedded backbone not fetched: python -m gistdemo.model.backbone")
+    backbone = load(EMBEDDED, settings)
+    prompt = "<|im_start|>user\nName three fruits.<|im_end|>\n<|im_start|>assistant\n"
+    ids = backbone.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+    assert ids.input_ids[0].tolist() == [1, 4093, 198, 5820, 1296, 5574, 30, 2, 198, 1, 520, 9531, 198]
+    answer = backbone.model.generate(**ids, max_new_tokens=32)[0, ids.input_ids.shape[1] :]
+    assert backbone.kind == "instruct" and "Bananas" in backbone.tokenizer.decode(answer) and answer[-1] == backbone.tokenizer.eos_token_id

@@ -7,12 +7,15 @@ the choice is made, used and forgotten within one call, and concurrent requests 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 PLAIN_WEIGHTS = "__base__"  # PEFT's word for "no adapter" in a batch with mixed rows
 
@@ -30,28 +33,29 @@ class AdapterHost:
         return tuple(self._peft.peft_config) if self._peft is not None else ()
 
     def attach(self, name: str, folder: Path) -> None:
-        """Load a saved adapter under a name. Does nothing when the name is already there."""
+        """Load a saved adapter under a name. Does nothing when the name is already there.
+
+        Raises what PEFT and safetensors raise when the files cannot be read or do not fit the model, ValueError when weights
+        are missing or left over. Nothing of the adapter stays then.
+        """
         with self.lock:
             if name in self.names:
                 return
-            if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self.model, folder, adapter_name=name)
-            else:
-                self._peft.load_adapter(folder, adapter_name=name)
-            self._settle()
+            state = load_file(folder / "adapter_model.safetensors")
+            self._add(name, LoraConfig.from_pretrained(folder), seed=0)
+            try:
+                loaded = set_peft_model_state_dict(self._peft, state, adapter_name=name)
+                missing = [key for key in loaded.missing_keys if f".{name}." in key]
+                if missing or loaded.unexpected_keys:
+                    raise ValueError(f"{len(missing)} weights are missing and {len(loaded.unexpected_keys)} have no place")
+            except Exception:
+                self._remove(name)
+                raise
 
     def create(self, name: str, rank: int, alpha: int, targets: Sequence[str], seed: int) -> None:
         """Add a new adapter that changes nothing yet (PEFT starts B at zero); A is drawn from `seed`."""
-        import torch
-
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM")
-        with self.lock, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if self._peft is None:
-                self._peft = get_peft_model(self.model, config, adapter_name=name)
-            else:
-                self._peft.add_adapter(name, config)
-            self._settle()
+        with self.lock:
+            self._add(name, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"), seed)
 
     def add_sum(self, name: str, parts: Sequence[str]) -> None:
         """Add an adapter that acts as the sum of others (exact: their low-rank factors are concatenated)."""
@@ -66,11 +70,6 @@ class AdapterHost:
 
     def save(self, name: str, folder: Path) -> None:
         """Write one adapter in PEFT's format: adapter_config.json and adapter_model.safetensors, directly in `folder`."""
-        import json
-
-        from peft import get_peft_model_state_dict
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         state = get_peft_model_state_dict(self._peft, adapter_name=name)
         save_file({k: v.detach().contiguous().half().cpu() for k, v in state.items()}, folder / "adapter_model.safetensors")
@@ -104,5 +103,21 @@ class AdapterHost:
                     return self.model(**inputs)
             return self._peft(adapter_names=[name or PLAIN_WEIGHTS for name in rows], **inputs)
 
+    def _add(self, name: str, config: LoraConfig, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self._peft is None:
+                self._peft = get_peft_model(self.model, config, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, config)
+        self._settle()
+
+    def _remove(self, name: str) -> None:
+        if self.names == (name,):
+            self._peft.unload()
+            self._peft = None
+        else:
+            self._peft.delete_adapter(name)
+
     def _settle(self) -> None:
-        self.model.eval()  # PEFT allows mixed rows in eval mode only; our adapters have no dropout
+        self._peft.eval()  # wrapper included: PEFT allows mixed rows in eval mode only; our adapters have no dropout

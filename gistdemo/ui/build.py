@@ -69,14 +69,17 @@ class WarmUp:
             time.sleep(0.3)
 
 
-def build_app(settings: Settings, first_source: str = EMBEDDED, local: bool = True) -> tuple[gr.Blocks, dict[str, Any]]:
+def build_app(
+    settings: Settings, first_source: str = EMBEDDED, local: bool = True, pool: ModelPool | None = None
+) -> tuple[gr.Blocks, dict[str, Any]]:
     """Build the page.
 
     first_source: examples shown at the start. local: the server can be reached from this machine only, so files may be named by path.
+    pool: where models come from (default: a ModelPool of these settings).
     Returns the blocks and the arguments of `launch` that belong to the page (theme, css, scripts, icon).
     Raises: DataError: first_source cannot be read.
     """
-    pool, sources = ModelPool(settings), ExampleSources(settings)
+    pool, sources = pool or ModelPool(settings), ExampleSources(settings)
     sources.load(first_source)
     warm_up = WarmUp(settings, pool)
     with gr.Blocks(title="gistdemo: full, gist and truncated prompts side by side", analytics_enabled=False) as page:

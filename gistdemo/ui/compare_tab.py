@@ -25,7 +25,7 @@ from gistdemo.ui import cells, panels
 
 log = logging.getLogger(__name__)
 SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
-INPUT_FILTERS = {"all": None, "with input": True, "without input": False}
+INPUT_FILTERS = {"all": None, "with input": True, "no input": False}
 BUDGETS = (1, 2, 4, 8, 16)
 
 
@@ -106,6 +106,7 @@ class CompareTab:
             show_label=False,
             max_height=318,
             wrap=False,
+            buttons=[],
             elem_id="gd-examples",
         )
         with gr.Accordion("Other examples", open=False):
