@@ -40,5 +40,5 @@ browser: $(VENV)/.installed-dev
 	@scripts/get-browser "$(VENV)/bin/python"
 
 backbone: $(VENV)/.installed
-	@$(VENV)/bin/python -m gistdemo.model.backbone || { \
+	@$(VENV)/bin/python -m gistdemo.model.embedded || { \
 	  echo; echo "*** The embedded backbone could not be fetched (reason above). Tests that need it will be SKIPPED. ***"; echo; }

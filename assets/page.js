@@ -1,29 +1,40 @@
 // Small things the page does by itself: light and dark, and a link that restores the form.
 (function () {
   const key = "gistdemo-theme";
-  function apply(dark) {
-    document.body.classList.toggle("dark", dark);
+  let chosen = null;  // "dark", "light", or null: as the system has it
+  function apply() {
+    if (chosen && document.body.classList.contains("dark") !== (chosen === "dark")) document.body.classList.toggle("dark");
   }
   window.gistdemoTheme = function () {
-    const dark = !document.body.classList.contains("dark");
-    apply(dark);
-    try { localStorage.setItem(key, dark ? "dark" : "light"); } catch (e) { /* private mode: the choice lasts until reload */ }
+    chosen = document.body.classList.contains("dark") ? "light" : "dark";
+    apply();
+    try { localStorage.setItem(key, chosen); } catch (e) { /* private mode: the choice lasts until reload */ }
   };
-  window.addEventListener("load", function () {
-    let saved = null;
-    try { saved = localStorage.getItem(key); } catch (e) { saved = null; }
-    const forced = new URLSearchParams(location.search).get("__theme");
-    if (saved && !forced) apply(saved === "dark");
+  function start() {
+    if (!new URLSearchParams(location.search).get("__theme")) {
+      try { chosen = localStorage.getItem(key); } catch (e) { chosen = null; }
+    }
+    apply();
+    new MutationObserver(apply).observe(document.body, { attributes: true, attributeFilter: ["class"] });  // Gradio sets its own
+  }
+  if (document.body) start(); else document.addEventListener("DOMContentLoaded", start);
+
+  // Gradio says "released" for a pointer only: arrow keys on the slider of k count as well.
+  document.addEventListener("keyup", function (event) {
+    if (event.target.matches('#gd-k input[type="range"]') && /^(Arrow|Page|Home|End)/.test(event.key)) {
+      event.target.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+    }
   });
+
   window.gistdemoCopyLink = function (instruction, input, reference, checkpoints, conditions, k, limit, temperature, top_p, seed) {
     const query = new URLSearchParams({ instruction, input, reference, checkpoints: checkpoints.join(","), conditions: conditions.join(","),
       k, limit, temperature, top_p, seed });
     const link = location.origin + location.pathname + "?" + query.toString();
     const button = document.querySelector("#gd-link");
+    button.dataset.label = button.dataset.label || button.textContent;
     const said = function (text) {
-      const before = button.textContent;
       button.textContent = text;
-      setTimeout(function () { button.textContent = before; }, 1500);
+      setTimeout(function () { button.textContent = button.dataset.label; }, 1500);
     };
     history.replaceState(null, "", link);
     if (navigator.clipboard && window.isSecureContext) {

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gistdemo import __version__
-from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
-from gistdemo.errors import GistDemoError, one_line
+from gistdemo.errors import GistDemoError, TrainingError, one_line
 from gistdemo.settings import Settings
 from gistdemo.train.config import MODES, TrainConfig
 
@@ -68,6 +68,8 @@ def _compare(args, settings: Settings) -> int:
     from gistdemo.prompts import Example
 
     names = args.checkpoint or [e.name for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
+    for name in names:
+        find_checkpoint(name, settings.checkpoint_dirs)  # a wrong name is one message here, not one per cell
     request = CompareRequest(
         Example(args.instruction, args.input, args.reference),
         tuple(names),
@@ -129,8 +131,12 @@ def _item(text: str, kind: type):
 
 def _train(args, settings: Settings) -> int:
     config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
-    args.run.mkdir(parents=True, exist_ok=True)
-    for handler in (logging.FileHandler(args.run / "log.txt", encoding="utf-8"), logging.StreamHandler()):
+    try:
+        args.run.mkdir(parents=True, exist_ok=True)
+        log_file = logging.FileHandler(args.run / "log.txt", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"Run directory '{args.run}' cannot be written ({error.strerror}). Give another one with --run.") from error
+    for handler in (log_file, logging.StreamHandler()):
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logging.getLogger("gistdemo").addHandler(handler)
     logging.getLogger("gistdemo").setLevel(logging.INFO)
@@ -167,6 +173,9 @@ def _checkpoints(args, settings: Settings) -> int:
 
 def _recovery_text(recovery: dict) -> str:
     """', recovery k=1 0.93 ...' with its control, from the manifest; empty when there is none."""
-    by_k = recovery.get("references", {}).get("by_k", {})
-    parts = [f"k={k} {row['recovery']:.2f} (swapped {row['swapped']:.2f})" for k, row in by_k.items() if row["recovery"] is not None]
+    try:
+        by_k = recovery["references"]["by_k"]
+        parts = [f"k={k} {row['recovery']:.2f} (swapped {row['swapped']:.2f})" for k, row in by_k.items() if row["recovery"] is not None]
+    except (KeyError, TypeError, ValueError, AttributeError):  # a note of the trainer; another one may write others
+        return ""
     return f"\n{'':<25}recovery on references: {', '.join(parts)}" if parts else ""

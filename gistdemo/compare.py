@@ -10,9 +10,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gistdemo.checkpoint.registry import find_checkpoint
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from gistdemo.checkpoint.pool import ModelPool
 
 log = logging.getLogger(__name__)
-CONTROL = Example("Describe the weather on a winter morning.")  # another instruction, to see whether it would change anything
+# Other instructions, to see whether one would change anything: the second is for those who ask the first themselves.
+CONTROLS = ("Describe the weather on a winter morning.", "Name three large rivers.")
+
+STOP_SECONDS = 0.1  # how soon `stop` is noticed while nothing else happens
 
 Status = Literal["waiting", "running", "done"]
 
@@ -152,17 +156,26 @@ class _WorkerDone:
     pass
 
 
+def reusable(cells: Iterable[Cell], before: CompareRequest, now: CompareRequest) -> tuple[Cell, ...]:
+    """Finished cells of an earlier comparison that `now` would only compute again: same example, same sampling, same prompt."""
+    if (before.example, before.sampling) != (now.example, now.sampling):
+        return ()
+    complete = (cell for cell in cells if cell.finish_reason in ("eos", "limit"))
+    return tuple(cell for cell in complete if before.k == now.k or not CONDITIONS[cell.condition].depends_on_k)
+
+
 def compare(
-    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.2
+    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.2, kept: Iterable[Cell] = ()
 ) -> Iterator[Snapshot]:
-    """Run a comparison.
+    """Run a comparison. kept: cells that are taken over as they are (see `reusable`) instead of being generated.
 
     Yields a first snapshot at once (all cells waiting), then at most one per `seconds_between`, then a last one with finished
-    True. Setting `stop` ends all cells with what they have. Closing the generator early stops the work as well.
+    True. Setting `stop` ends all cells with what they have; models that are being loaded then go on loading in the background.
+    Closing the generator early stops the work as well.
     Raises: PromptError, UsageError: before anything is loaded. What fails later fails in its cells.
     """
     request.check(pool.settings)
-    grid = _Grid(request)
+    grid = _Grid(request, kept)
     yield grid.snapshot("Starting", None)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     groups = _group_by_backbone(request, pool.settings, grid)
@@ -170,9 +183,10 @@ def compare(
         threading.Thread(target=_work, args=(request, cells, pool, stop, events), name="compare", daemon=True).start()
     working, shown = len(groups), 0.0
     try:
-        while working:
+        while working and not (stop.is_set() and events.empty() and not grid.is_running):
+            due = max(0.01, shown + seconds_between - time.monotonic()) if grid.changed else STOP_SECONDS
             try:
-                event = events.get(timeout=max(0.01, shown + seconds_between - time.monotonic()))
+                event = events.get(timeout=due)
                 if isinstance(event, _WorkerDone):
                     working -= 1
                 else:
@@ -184,15 +198,18 @@ def compare(
                 yield grid.snapshot()
     finally:
         stop.set()
+    grid.stop_open_cells()
     yield grid.snapshot("Stopped" if grid.was_stopped else "Done", None, finished=True)
 
 
 class _Grid:
     """Folds events into cells. Owned by one thread."""
 
-    def __init__(self, request: CompareRequest):
+    def __init__(self, request: CompareRequest, kept: Iterable[Cell] = ()):
         self.request = request
-        self.cells = [Cell(checkpoint, condition) for checkpoint in request.checkpoints for condition in request.conditions]
+        known = {(cell.checkpoint, cell.condition): cell for cell in kept}
+        places = [(checkpoint, condition) for checkpoint in request.checkpoints for condition in request.conditions]
+        self.cells = [known.get(place) or Cell(*place) for place in places]
         self.changed = False
         self._dirty: set[int] = set()
         self._first: dict[int, float] = {}
@@ -201,6 +218,15 @@ class _Grid:
     @property
     def was_stopped(self) -> bool:
         return any(cell.finish_reason == "stopped" for cell in self.cells)
+
+    @property
+    def is_running(self) -> bool:
+        return any(cell.status == "running" for cell in self.cells)
+
+    def stop_open_cells(self) -> None:
+        for at, cell in enumerate(self.cells):
+            if cell.status != "done":
+                self._update(at, status="done", finish_reason="stopped")
 
     def apply(self, event: Any) -> None:
         self.changed = True
@@ -249,8 +275,11 @@ class _Grid:
     def snapshot(self, message: str | None = None, fraction: float | None = None, finished: bool = False) -> Snapshot:
         """Score what changed and hand out the grid."""
         self.changed = False
-        for at in self._dirty if not finished else range(len(self.cells)):
-            self.cells[at] = self._judged(self.cells[at], finished)
+        changed = range(len(self.cells)) if finished else sorted(self._dirty)
+        for judge in (self._scored, lambda cell: self._judged(cell, finished)):  # a verdict may rest on the scores of other cells
+            for at in changed:
+                if self._worth_judging(self.cells[at]):
+                    self.cells[at] = judge(self.cells[at])
         self._dirty.clear()
         if message is None:
             running = [c for c in self.cells if c.status != "done"]
@@ -259,9 +288,15 @@ class _Grid:
                 message, fraction = self._loading.message, self._loading.fraction
         return Snapshot(tuple(self.cells), message, fraction, finished)
 
+    @staticmethod
+    def _worth_judging(cell: Cell) -> bool:
+        return not cell.error and (bool(cell.text.strip()) or cell.status == "done")  # nothing said yet is not an empty answer
+
+    def _scored(self, cell: Cell) -> Cell:
+        reference = self.request.example.output
+        return replace(cell, rouge=rouge(cell.text, reference) if reference.strip() else None)
+
     def _judged(self, cell: Cell, finished: bool) -> Cell:
-        if cell.error or (not cell.text.strip() and cell.status != "done"):  # nothing said yet is not an empty answer
-            return cell
         example = self.request.example
         siblings = {c.condition: c for c in self.cells if c.checkpoint == cell.checkpoint and c.status == "done" and not c.error}
         full, none = (siblings.get(name) for name in ("full", "none"))
@@ -277,11 +312,10 @@ class _Grid:
         )
         if cell.condition == "blind" and not cell.reads_instruction:
             diagnosis = _blind(diagnosis)
-        scores = rouge(cell.text, example.output) if example.output.strip() else None
         normalised = None
-        if scores and full and none and full.rouge and none.rouge and finished:
-            normalised = normalised_score(scores["rougeL"], none.rouge["rougeL"], full.rouge["rougeL"])
-        return replace(cell, diagnosis=diagnosis, rouge=scores, rouge_normalised=normalised)
+        if cell.rouge and full and none and full.rouge and none.rouge and finished:
+            normalised = normalised_score(cell.rouge["rougeL"], none.rouge["rougeL"], full.rouge["rougeL"])
+        return replace(cell, diagnosis=diagnosis, rouge_normalised=normalised)
 
 
 def _blind(diagnosis: Diagnosis) -> Diagnosis:
@@ -300,7 +334,9 @@ def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid)
             for number in numbers:
                 grid.apply(_Failed(number, one_line(error)))
             continue
-        groups.setdefault(entry.manifest.backbone, []).extend((number, entry) for number in numbers)
+        open_cells = [(number, entry) for number in numbers if grid.cells[number].status != "done"]
+        if open_cells:
+            groups.setdefault(entry.manifest.backbone, []).extend(open_cells)
     return groups
 
 
@@ -329,14 +365,14 @@ def _work(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool
 def _prepare(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool, events: queue.SimpleQueue, unfinished: set[int]):
     """Load the checkpoints and make the engine rows. Returns cell numbers, rows and the engine; failed cells are left out."""
     numbers, rows, base = [], [], None
-    problems: dict[str, str] = {}
+    problems: dict[Path, str] = {}
     for number, entry in cells:
         try:
-            if entry.name in problems:
-                raise GistDemoError(problems[entry.name])
+            if entry.folder in problems:
+                raise GistDemoError(problems[entry.folder])
             base, loaded = pool.checkpoint(entry, lambda message, fraction: events.put(_Loading(message, fraction)))
         except GistDemoError as error:
-            problems[entry.name] = one_line(error)
+            problems[entry.folder] = one_line(error)
             events.put(_Failed(number, one_line(error)))
             unfinished.discard(number)
             continue
@@ -345,7 +381,7 @@ def _prepare(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelP
             encoded = loaded.encoder.encode(request.example)
             planned = plan(encoded, condition, request.k)
             row = loaded.row(planned)
-            control = plan(loaded.encoder.encode(replace(request.example, instruction=CONTROL.instruction)), condition, request.k)
+            control = plan(loaded.encoder.encode(_with_another_instruction(request.example)), condition, request.k)
         except GistDemoError as error:
             events.put(_Failed(number, one_line(error)))
             unfinished.discard(number)
@@ -353,7 +389,11 @@ def _prepare(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelP
         decode = base.tokenizer.decode
         pieces = tuple(Piece(kind, fate, tuple(decode([i]) for i in ids)) for kind, fate, ids in planned.pieces)
         reads = (planned.compress_ids, planned.prompt_ids) != (control.compress_ids, control.prompt_ids)
-        events.put(_Planned(number, planned, pieces, reads or request.example.instruction.strip() == CONTROL.instruction))
+        events.put(_Planned(number, planned, pieces, reads))
         numbers.append(number)
         rows.append(row)
     return numbers, rows, base.engine if base else None
+
+
+def _with_another_instruction(example: Example) -> Example:
+    return replace(example, instruction=next(c for c in CONTROLS if c != example.instruction.strip()))

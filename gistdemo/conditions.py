@@ -23,6 +23,11 @@ class Condition:
     gist_from: Literal["instruction", "nothing"] | None
     explanation: str
 
+    @property
+    def depends_on_k(self) -> bool:
+        """Whether another budget gives another prompt."""
+        return self.text_shown == "first_k" or self.gist_from is not None
+
 
 CONDITIONS: dict[str, Condition] = {
     condition.name: condition

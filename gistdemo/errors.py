@@ -53,3 +53,15 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, GistDemoError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's text, cut to a readable length, to be quoted in a message of ours.
+
+    >>> first_line(OSError("cannot open\\nmany details"))
+    'cannot open'
+    >>> first_line(MemoryError())
+    'MemoryError'
+    """
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]

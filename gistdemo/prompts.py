@@ -69,7 +69,7 @@ def _template_from_chat(tokenizer: Any) -> Template:
     except Exception as error:  # jinja, missing template, unsupported roles: all the tokenizer's own
         raise BackboneError(f"The tokenizer's chat template cannot be rendered ({error}). Use the backbone as a base model instead.") from error
     head, found, suffix = text.partition(marker)
-    if not found or not head or not suffix:
+    if not found or not head or not suffix or marker in suffix:
         raise BackboneError("The tokenizer's chat template does not place the user's text between two constant parts; such templates are not supported.")
     return Template("chat", head, "", "\n", suffix, "", (str(tokenizer.eos_token),))
 

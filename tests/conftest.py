@@ -86,7 +86,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(cache_dir=tmp_path / "cache", data_dir=tmp_path / "data", shipped_checkpoints_dir=tmp_path / "shipped")
 
 
-@pytest.fixture(params=[CHATML, PLAIN], ids=lambda template: template.name)
+@pytest.fixture(scope="session", params=[CHATML, PLAIN], ids=lambda template: template.name)
 def template(request):
     """Both templates, one after the other."""
     return request.param
@@ -98,9 +98,9 @@ def lab(template) -> Lab:
     return Lab(template)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def adapted(template) -> Lab:
-    """The same with two random adapters attached (`lab.ADAPTERS`), whose effect is not zero."""
+    """The same with two random adapters attached (`lab.ADAPTERS`), whose effect is not zero. Shared: tests only read it."""
     made = Lab(template)
     for seed, name in enumerate(ADAPTERS):
         add_random_adapter(made.model, name, seed)

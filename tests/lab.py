@@ -85,7 +85,7 @@ class Lab:
     def generate(self, rows: Sequence[EngineRow], sampling: Sampling | None = None, stop: threading.Event | None = None) -> list[Answer]:
         """Run rows together and gather their events."""
         answers = [Answer() for _ in rows]
-        for event in self.engine.stream(rows, sampling or Sampling(24), stop):
+        for event in self.engine.stream(rows, sampling or Sampling(12), stop):
             answer = answers[event.row]
             if isinstance(event, RowReady):
                 answer.kv_bytes = event.kv_bytes
@@ -131,16 +131,24 @@ class Lab:
 
 
 class Calls:
-    """Records what reaches the decoder layers: masks, positions, ids and the cache length of every forward pass."""
+    """Records what reaches the decoder layers while it is open: masks, positions, ids and cache length of every forward pass."""
 
     def __init__(self, lab: Lab):
         self.seen: list[dict[str, Any]] = []
-        lab.model.model.model.register_forward_pre_hook(self._note, with_kwargs=True)
+        self._layers = lab.model.model.model
+
+    def __enter__(self) -> Calls:
+        self._hook = self._layers.register_forward_pre_hook(self._note, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._hook.remove()
 
     def _note(self, module, args, kwargs) -> None:
         cache = kwargs.get("past_key_values")
         kept = {name: kwargs.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask", "position_ids")}
-        self.seen.append({n: None if v is None else v.clone() for n, v in kept.items()} | {"cached": cache.get_seq_length() if cache else 0})
+        copied = {name: None if value is None else value.clone() for name, value in kept.items()}
+        self.seen.append(copied | {"cached": cache.get_seq_length() if cache else 0})
 
     @property
     def decoding(self) -> list[dict[str, Any]]:

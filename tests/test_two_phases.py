@@ -97,8 +97,9 @@ def by_hand(compressor, decoder, row: OneRow) -> torch.Tensor:
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_positions_go_on_where_the_prompt_was_cut_and_rise_by_one(lab, condition):
     """The first suffix token sits at gist_start + k, every later token one further, in every row of a batch (T5)."""
-    k, calls = 3, Calls(lab)
-    lab.ids([lab.row(condition, example, k) for example in EXAMPLES], Sampling(6))
+    k = 3
+    with Calls(lab) as calls:
+        lab.ids([lab.row(condition, example, k) for example in EXAMPLES], Sampling(6))
     prompt, *steps = calls.decoding
     assert len(steps) == 5
     for n, example in enumerate(EXAMPLES):

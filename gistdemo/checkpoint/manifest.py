@@ -102,6 +102,17 @@ def _parse(record: Any, name: str) -> Manifest:
 
 
 def _check_values(manifest: Manifest) -> None:
+    kinds = {"str": str, "bool": bool, "dict[str, Any]": dict, "dict[str, dict[str, Any]]": dict}
+    for f in dataclasses.fields(Manifest):
+        value = getattr(manifest, f.name)
+        if not isinstance(value, kinds.get(str(f.type), object)):
+            raise ValueError(f"{f.name} is {value!r}")
+    *texts, stop = vars(manifest.template).values()
+    if not manifest.template.head or not all(isinstance(text, str) for text in (*texts, *stop)):
+        raise ValueError(f"template is {manifest.template!r}")
+    for name, expected in manifest.files.items():
+        if "\0" in name or not isinstance(expected, dict) or (type(expected.get("sha256")), type(expected.get("bytes"))) != (str, int):
+            raise ValueError(f"files lists {name!r} as {expected!r}")
     if manifest.mode not in MODES:
         raise ValueError(f"mode is {manifest.mode!r}, allowed are {', '.join(MODES)}")
     if not isinstance(manifest.max_k, int) or not 0 <= manifest.max_k <= 1024:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:
     Raises: CheckpointError: there is none of that name, or it is broken (with the reason).
     """
     entries = {entry.name: entry for entry in list_checkpoints(folders)}
-    entry = entries.get(name) or (_entry(Path(name)) if Path(name).is_dir() else None)
+    entry = entries.get(name) or (_entry(Path(name)) if os.path.isdir(name) else None)  # isdir: False for names no path can have
     if entry is None:
         known = ", ".join(n for n, e in entries.items() if e.manifest and e.manifest.max_k) or "none"
         raise CheckpointError(f"There is no checkpoint '{name}'. Available: {known}. Give one of these names or the path of a checkpoint folder.")

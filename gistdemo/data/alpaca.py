@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from gistdemo.errors import DataError, one_line
 from gistdemo.prompts import Example
 
 PLACEHOLDERS = {"<noinput>", "noinput", "no input", "n/a", "none", "nan"}
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, no tokenizer can read it
 FILE_TYPES = (".json", ".jsonl", ".parquet")
 
 
@@ -73,9 +75,11 @@ def check_row(record: Any, need_output: bool = True) -> tuple[Example | None, st
         return None, "not an object"
     if "instruction" not in record:
         return None, "no field 'instruction'"
-    texts = [record.get(name) or "" for name in ("instruction", "input", "output")]
+    texts = ["" if _is_null(record.get(name)) else record[name] for name in ("instruction", "input", "output")]
     if not all(isinstance(text, str) for text in texts):
         return None, "a field is not text"
+    if any(HALF_PAIR.search(text) for text in texts):
+        return None, "a field has a broken character"
     instruction, given, output = (text.strip() for text in texts)
     if not instruction:
         return None, "empty instruction"
@@ -84,6 +88,11 @@ def check_row(record: Any, need_output: bool = True) -> tuple[Example | None, st
     if need_output and (not output or output.lower() in PLACEHOLDERS):
         return None, "no reference answer"
     return Example(instruction, given, output), ""
+
+
+def _is_null(value: Any) -> bool:
+    """True for JSON's null and for NaN, which is how parquet's null arrives."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def split(examples: Sequence[Example], validation_rows: int, seed: int) -> tuple[list[Example], list[Example]]:
@@ -104,6 +113,8 @@ def split(examples: Sequence[Example], validation_rows: int, seed: int) -> tuple
 
 
 def _read_file(path: Path) -> list[Any]:
+    if path.is_dir():
+        raise DataError(f"'{path}' is a folder. Give the path of a .json, .jsonl or .parquet file.")
     if not path.is_file():
         raise DataError(f"Data file '{path}' does not exist. Give the path of a .json, .jsonl or .parquet file.")
     try:

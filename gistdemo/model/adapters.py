@@ -1,7 +1,7 @@
 """LoRA adapters on one backbone, and which rows of a batch they act on. Files and layers are PEFT's.
 
-PEFT keeps the choice of adapter on the modules, so every forward pass that depends on it runs inside `AdapterHost.lock`:
-the choice is made, used and forgotten within one call, and concurrent requests cannot see each other's.
+PEFT keeps the choice of adapter on the modules, so every forward pass that depends on it runs inside `AdapterHost.lock` and
+makes the choice itself: concurrent requests cannot see each other's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class AdapterHost:
         self.model = model
         self.lock = threading.RLock()
         self._peft: PeftModel | None = None
+        self._active: str | None = None  # how PEFT's modules stand now; read and changed under the lock
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class AdapterHost:
         with self.lock:
             if name not in self.names:
                 self._peft.add_weighted_adapter(list(parts), [1.0] * len(parts), name, combination_type="cat")
-                self._settle()
+                self._settle(name)
 
     def parameters(self, name: str) -> dict[str, Any]:
         """Parameters of one adapter by their full name."""
@@ -81,16 +82,18 @@ class AdapterHost:
 
     @contextlib.contextmanager
     def using(self, name: str | None) -> Iterator[None]:
-        """Let one adapter (or the plain weights) act on every row of the forward passes inside."""
+        """Let one adapter (or the plain weights) act on every row of the forward passes inside; then as before.
+
+        Before means before: PEFT lets gradients reach an adapter only while it is the active one, so a training step that
+        ends with plain weights must find its adapter active again when it goes backward.
+        """
         with self.lock:
-            if self._peft is None:
+            before = self._active
+            self._activate(name)
+            try:
                 yield
-            elif name is None:
-                with self._peft.disable_adapter():
-                    yield
-            else:
-                self._peft.set_adapter(name)
-                yield
+            finally:
+                self._activate(before)
 
     def forward(self, rows: Sequence[str | None], **inputs: Any) -> Any:
         """Run the causal LM on a batch in which each row names the adapter that acts on it.
@@ -99,25 +102,44 @@ class AdapterHost:
         """
         with self.lock:
             if len(set(rows)) == 1:
-                with self.using(rows[0]):
-                    return self.model(**inputs)
+                self._activate(rows[0])
+                return self.model(**inputs)
+            self._activate(next(name for name in rows if name is not None))  # mixed rows need adapters switched on, whichever
             return self._peft(adapter_names=[name or PLAIN_WEIGHTS for name in rows], **inputs)
 
+    def _activate(self, name: str | None) -> None:
+        """Switch PEFT's modules, unless they stand that way already: walking all modules costs as much as a third of a step."""
+        if self._peft is None or name == self._active:
+            return
+        if name is None:
+            self._peft.base_model.disable_adapter_layers()
+        else:
+            if self._active is None:
+                self._peft.base_model.enable_adapter_layers()
+            self._peft.set_adapter(name)
+        self._active = name
+
+    def _settle(self, name: str) -> None:
+        """Start from a known state after PEFT changed the modules: eval mode (it allows mixed rows in that only), `name` active."""
+        self._peft.eval()  # the wrapper included: PEFT looks at its flag, too
+        self._active = None
+        self._activate(name)
+
     def _add(self, name: str, config: LoraConfig, seed: int) -> None:
+        """Put a fresh adapter on the model; its random part is drawn from `seed`, nobody else's random numbers move."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self._peft is None:
                 self._peft = get_peft_model(self.model, config, adapter_name=name)
             else:
                 self._peft.add_adapter(name, config)
-        self._settle()
+        self._settle(name)
 
     def _remove(self, name: str) -> None:
-        if self.names == (name,):
+        """Take an adapter off again; with the last one PEFT's layers go as well."""
+        if len(self.names) == 1:
             self._peft.unload()
-            self._peft = None
+            self._peft, self._active = None, None
         else:
             self._peft.delete_adapter(name)
-
-    def _settle(self) -> None:
-        self._peft.eval()  # wrapper included: PEFT allows mixed rows in eval mode only; our adapters have no dropout
+            self._settle(self.names[0])

@@ -110,7 +110,7 @@ class Engine:
         def end(row: int, reason: FinishReason, error: str | None = None) -> TokenEvent:
             return TokenEvent(row, None, texts[row].flush(), reason, time.perf_counter() - began, error)
 
-        batch, ready, failed, logits = self._start(rows, stop)
+        batch, ready, failed, logits = self._start(rows)
         seconds = time.perf_counter() - began
         yield from (RowReady(row, size, seconds) for row, size in ready)
         yield from (end(row, "error", text) for row, text in failed.items())
@@ -149,9 +149,7 @@ class Engine:
                 return
 
     @torch.inference_mode()
-    def _start(
-        self, rows: Sequence[EngineRow], stop: threading.Event | None
-    ) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str], Tensor | None]:
+    def _start(self, rows: Sequence[EngineRow]) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str], Tensor | None]:
         """Compress, stack, read the prompts. Returns the batch, (row, kv bytes), failures by row, and the first logits."""
         caches, failed = self._compress_each(rows)
         alive = [n for n in range(len(rows)) if n not in failed]

@@ -18,9 +18,10 @@ def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) 
     rng.shuffle(rows)
     size = min(batch_size, len(rows))
     batches = []
-    for start in range(0, len(rows), size * BUCKET_BATCHES):
-        bucket = sorted(rows[start : start + size * BUCKET_BATCHES], key=lambda n: lengths[n])
-        batches += [bucket[n : n + size] for n in range(0, len(bucket) - size + 1, size)]
+    full = rows[: len(rows) - len(rows) % size]  # before sorting: else the longest rows would be the ones left out, every epoch
+    for start in range(0, len(full), size * BUCKET_BATCHES):
+        bucket = sorted(full[start : start + size * BUCKET_BATCHES], key=lambda n: lengths[n])
+        batches += [bucket[n : n + size] for n in range(0, len(bucket), size)]
     rng.shuffle(batches)
     return batches
 

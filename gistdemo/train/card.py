@@ -27,7 +27,9 @@ def write_card(manifest: Manifest) -> str:
     if "held_out_nll" in manifest.recovery:
         lines += [f"Held-out text: {manifest.recovery['held_out_nll']:.3f} nats per token.", ""]
     training = manifest.training
-    lines += ["## Training", "", f"{training['steps']} steps in {training['seconds'] / 60:.1f} min on {training['device']}. Settings and data digests: manifest.json.", ""]
+    lines += ["## Training", "", f"{training['steps']} steps in {training['seconds'] / 60:.1f} min on {training['device']}. All settings and the digests of the rows: manifest.json.", ""]
+    if "command" in training:
+        lines += ["```sh", training["command"], "```", ""]
     lines += ["## Licence", "", "Weights of the backbone: Apache-2.0 (SmolLM2). The training rows are in part CC BY-NC 4.0 (Alpaca) or ODC-BY (C4 web text): "]
     lines[-1] += "treat this checkpoint as non-commercial."
     return "\n".join(lines) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,8 @@ class TrainConfig:
     data: raw text .jsonl with a field `text` for `lm`; any Alpaca source otherwise.
     validation: Alpaca source never trained on; empty: split off from `data`.
     ks: budgets, one drawn per batch; the checkpoint has max(ks) slots.
-    teacher_answers: rows whose own greedy full-prompt answer is generated before training; used instead of the reference
-        with probability teacher_share.
+    teacher_answers: training rows whose own greedy full-prompt answer is generated first. A share teacher_share of the steps
+        then learns from these answers, the others from references.
     """
 
     mode: str
@@ -84,6 +85,18 @@ class TrainConfig:
             yield "warmup_steps, teacher_answers and threads must not be negative"
         if self.sequence_tokens < 8:
             yield f"sequence_tokens is {self.sequence_tokens}, allowed are 8 or more"
+
+    def command(self) -> str:
+        """The command line of this run: every setting that differs from its default; data files by name, without their folder."""
+        words = ["python -m gistdemo train", f"--run runs/{self.name}"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                if field.name in ("data", "validation"):
+                    text = text.replace("\\", "/").rsplit("/", 1)[-1] if "." in text else text
+                words.append(f"--{field.name.replace('_', '-')} {shlex.quote(text)}")
+        return " ".join(words)
 
     @property
     def watched_k(self) -> int:

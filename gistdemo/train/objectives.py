@@ -138,6 +138,9 @@ class GistLearning:
         if self.distils:
             self._generate_own(settings)
         self._order = StepOrder([len(r.encoded.ids()) + len(r.answer) for r in self.train], config.batch_size, config.seed)
+        self._own_rows = sorted(self.own)
+        own_lengths = [len(self.train[n].encoded.ids()) + len(self.own[n]) for n in self._own_rows]
+        self._own_order = StepOrder(own_lengths, config.batch_size, config.seed) if own_lengths else None
 
     def _encode(self, examples: Sequence[Example]) -> tuple[list[Judged], list[Example], int]:
         judged, kept = [], []
@@ -173,25 +176,28 @@ class GistLearning:
             groups.append({"params": list(self.ground.model.adapters.parameters(TRAINED).values()), "lr": self.config.learning_rate})
         return groups
 
-    def _answers(self, at: Sequence[int], step: int) -> list[tuple[int, ...]]:
-        rng = draw(self.config.seed, "answers", step)
-        return [self.own[n] if rng.random() < self.config.teacher_share and n in self.own else self.train[n].answer for n in at]
+    def _batch(self, step: int) -> tuple[list[Judged], str]:
+        """Rows of a step with the answers to learn from: the teacher's own in a share of the steps, else references."""
+        if self._own_order and draw(self.config.seed, "answers", step).random() < self.config.teacher_share:
+            at = [self._own_rows[n] for n in self._own_order.rows(step)]
+            return [Judged(self.train[n].encoded, self.own[n]) for n in at], "own"
+        return [self.train[n] for n in self._order.rows(step)], "reference"
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         config, model = self.config, self.ground.model
-        at = self._order.rows(step)
+        rows, kind = self._batch(step)
+        answers = [row.answer for row in rows]
         k = draw(config.seed, "k", step).choice(config.ks)
-        answers = self._answers(at, step)
-        gist = [plan(self.train[n].encoded, CONDITIONS["gist"], k) for n in at]
+        gist = [plan(row.encoded, CONDITIONS["gist"], k) for row in rows]
         cache = model.compress([Compression(p.compress_ids or (), self.slots[:k], self.compress_adapter) for p in gist])
         logits, targets = model.answer_logits(cache, [p.prompt_ids for p in gist], answers, self.ground.decode_adapter)
         hard = cross_entropy(logits.float(), targets)
-        numbers = {"k": float(k), "cross_entropy": hard.item(), "tokens": float(len(targets))}
+        numbers = {"k": float(k), "own_answers": float(kind == "own"), "cross_entropy": hard.item(), "tokens": float(len(targets))}
         if not self.distils:
             return hard, numbers
         with torch.no_grad():
-            full = [plan(self.train[n].encoded, CONDITIONS["full"], 0) for n in at]
-            teacher, _ = model.answer_logits(model.empty(len(at)), [p.prompt_ids for p in full], answers, self.ground.decode_adapter)
+            full = [plan(row.encoded, CONDITIONS["full"], 0) for row in rows]
+            teacher, _ = model.answer_logits(model.empty(len(rows)), [p.prompt_ids for p in full], answers, self.ground.decode_adapter)
         soft = kl_div(log_softmax(logits.float(), -1), log_softmax(teacher.float(), -1), log_target=True, reduction="batchmean")
         return soft + config.cross_entropy_weight * hard, numbers | {"kl": soft.item()}
 

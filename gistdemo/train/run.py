@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, Manifest
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import find_checkpoint
+from gistdemo.checkpoint.registry import Entry, find_checkpoint, list_checkpoints
 from gistdemo.checkpoint.store import save_checkpoint
-from gistdemo.errors import CheckpointError, TrainingError
+from gistdemo.errors import TrainingError, one_line
 from gistdemo.prompts import PLAIN, template_for
 from gistdemo.settings import Settings
 from gistdemo.train.card import write_card
@@ -72,20 +73,33 @@ def open_ground(config: TrainConfig, settings: Settings) -> tuple[Ground, dict[s
     Returns the ground, the manifest fields that follow from it, and adapter folders that the new checkpoint must carry along.
     """
     pool = ModelPool(settings)
-    try:
-        entry = find_checkpoint(config.backbone, settings.checkpoint_dirs)
-    except CheckpointError:
-        entry = None
-    if entry is None or entry.manifest is None:
+    entry = _named_checkpoint(config.backbone, settings)
+    if entry is None:
         base = pool.backbone(config.backbone)
         template = PLAIN if config.mode == "lm" else template_for(base.tokenizer, base.kind)
         encoder, adapter, folders, stand_in, name = base.encoder(template, settings), None, {}, config.mode == "lm", config.backbone
     else:
+        if entry.manifest.mode != "lm" or config.mode == "lm":
+            raise TrainingError(
+                f"Mode {config.mode} cannot be trained on '{config.backbone}', a checkpoint of mode {entry.manifest.mode}. "
+                f"Choose its backbone '{entry.manifest.backbone}'; only embeddings are trained on a checkpoint, and only on one of mode lm."
+            )
         base, loaded = pool.checkpoint(entry)
         encoder, adapter, stand_in, name = loaded.encoder, loaded.decode_adapter, entry.manifest.stand_in, entry.manifest.backbone
         folders = {BACKBONE_ADAPTER_DIR: entry.folder / BACKBONE_ADAPTER_DIR}
     ground = Ground(base.model, base.engine, encoder, base.digest, adapter)
     return ground, {"backbone": name, "backbone_digest": base.digest, "stand_in": stand_in, "template": encoder.template}, folders
+
+
+def _named_checkpoint(name: str, settings: Settings) -> Entry | None:
+    """The checkpoint of that name or path; None where the name is not a checkpoint's, so that it must be a backbone's.
+
+    Raises: CheckpointError: the checkpoint is broken.
+    """
+    names = {entry.name for entry in list_checkpoints(settings.checkpoint_dirs)}
+    if name not in names and not os.path.isfile(os.path.join(name, "manifest.json")):
+        return None
+    return find_checkpoint(name, settings.checkpoint_dirs)
 
 
 class Loop:
@@ -128,13 +142,13 @@ class Loop:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * self.rate(step)
         loss, numbers = self.objective.loss(step)
-        if not torch.isfinite(loss):
-            raise TrainingError(f"Loss is {loss.item()} at step {step + 1}. The state of the last save is kept; lower the learning rate and resume.")
+        _require_number("Loss", loss, step)
         if step < LEAK_STEPS and loss.item() < LEAK_LOSS and self.config.mode != "lm" and numbers.get("cross_entropy", 1.0) < LEAK_LOSS:
             log.warning("cross-entropy is %.3f at step %d: suspected label leak (or data already known by heart)", loss.item(), step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        _require_number("Gradient norm", norm, step)  # before the weights are touched: a later save would keep them broken
         self.optimizer.step()
         return {"loss": loss.item(), **numbers, "gradient_norm": norm.item(), "rate": self.optimizer.param_groups[0]["lr"]}
 
@@ -178,10 +192,16 @@ class Loop:
                     parameter.copy_(saved)
             self.optimizer.load_state_dict(state["optimizer"])
         except Exception as error:
-            raise TrainingError(f"The saved state of this run cannot be used ({error}). Start again in a new run directory.") from error
+            text = f"The saved state of this run cannot be used ({one_line(error)[:160]}). Start again in a new run directory."
+            raise TrainingError(text) from error
         self.seconds, self.evaluation = state["seconds"], state["evaluation"]
         log.info("resumed at step %d of %d", state["step"], self.config.steps)
         return state["step"]
+
+
+def _require_number(name: str, value: Tensor, step: int) -> None:
+    if not torch.isfinite(value):
+        raise TrainingError(f"{name} is {value.item()} at step {step + 1}. The state of the last save is kept; lower the learning rate and resume.")
 
 
 def _claim(run_dir: Path, config: TrainConfig) -> None:
@@ -228,6 +248,7 @@ def _export(
         has_backbone_adapter=BACKBONE_ADAPTER_DIR in adapters,
         files={},
         training={
+            "command": config.command(),
             "settings": settings,
             "data": objective.describe_data(),
             "steps": last.pop("steps"),

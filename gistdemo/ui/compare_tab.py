@@ -14,7 +14,7 @@ import gradio as gr
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import list_checkpoints
-from gistdemo.compare import CompareRequest, Snapshot, compare
+from gistdemo.compare import Cell, CompareRequest, Snapshot, compare, reusable
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, ExampleSources, Listed, search, surprise
 from gistdemo.errors import GistDemoError, UsageError, one_line
@@ -49,11 +49,17 @@ class Running:
         with self._lock:
             return self._events.get(page) is event
 
-    def stop(self, page: str) -> None:
+    def has(self, page: str) -> bool:
+        with self._lock:
+            return page in self._events
+
+    def stop(self, page: str) -> bool:
+        """Returns whether there was something to stop."""
         with self._lock:
             event = self._events.get(page)
         if event:
             event.set()
+        return event is not None
 
     def finish(self, page: str, event: threading.Event) -> None:
         with self._lock:
@@ -90,12 +96,12 @@ class CompareTab:
     def _browser(self, first_source: str) -> None:
         self.source = gr.State(first_source)
         with gr.Row(elem_classes="gd-tight"):
-            self.find = gr.Textbox(placeholder="Search examples", show_label=False, container=False, scale=3, elem_id="gd-find")
+            self.find = gr.Textbox(label="Search examples", placeholder="Search examples", show_label=False, container=False, scale=3, elem_id="gd-find")
             self.surprise = gr.Button("Surprise me", size="sm", scale=1, min_width=110, elem_id="gd-surprise")
         with gr.Row(elem_classes="gd-tight"):
-            self.with_input = gr.Radio(list(INPUT_FILTERS), value="all", show_label=False, container=False, elem_id="gd-with-input", scale=3)
+            self.with_input = gr.Radio(list(INPUT_FILTERS), value="all", label="With or without input", show_label=False, container=False, elem_id="gd-with-input", scale=3)
             self.category = gr.Dropdown(
-                self._categories(first_source), value="any kind", show_label=False, container=False, elem_id="gd-category", scale=2, min_width=120
+                self._categories(first_source), value="any kind", label="Kind of example", show_label=False, container=False, elem_id="gd-category", scale=2, min_width=120
             )
         self.table = gr.Dataframe(
             value=self.rows(first_source),
@@ -103,6 +109,7 @@ class CompareTab:
             datatype=["number", "str", "str"],
             column_widths=["44px", "66%", "34%"],
             interactive=False,
+            label="Examples",
             show_label=False,
             max_height=318,
             wrap=False,
@@ -141,8 +148,9 @@ class CompareTab:
         filters = [self.source, self.find, self.category, self.with_input]
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         fields = [self.instruction, self.input, self.reference]
-        for widget in (self.find, self.category, self.with_input):
-            widget.input(self.rows, filters, self.table, trigger_mode="always_last", **quick)
+        # a textbox tells "input" for typed characters only, not for pasted or deleted ones
+        for changed in (self.find.change, self.category.input, self.with_input.input):
+            changed(self.rows, filters, self.table, trigger_mode="always_last", **quick)
         self.table.select(self.pick, self.source, fields, **quick)
         self.surprise.click(self.pick_any, filters, fields, **quick)
         self.load.click(self.load_source, self.path, [self.source, self.table, self.category, status], show_progress="hidden", api_visibility="private")
@@ -199,33 +207,42 @@ class CompareTab:
         return source, self.rows(source), choices, panels.status(f"{count:,} examples from {source}; the first {min(count, SHOWN_ROWS)} are listed, search finds all")
 
     def run(self, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, page: gr.Request) -> Iterator[tuple]:
-        """Compare and stream: yields (grid, tokens seen, status, export, last request)."""
+        """Compare and stream: yields (grid, tokens seen, status, export, last comparison)."""
+        request = self._request(instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed)
+        yield from self._watch(request, str(page.session_hash))
+
+    def rerun(
+        self, last, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, page: gr.Request
+    ) -> Iterator[tuple]:
+        """After a move of k: compare again if something has been compared, or is being compared just now; keep what k does not touch."""
+        if last is None and not self.running.has(str(page.session_hash)):
+            yield (gr.skip(),) * 5
+            return
+        request = self._request(instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed)
+        kept = reusable(last[1], last[0], request) if last else ()
+        yield from self._watch(request, str(page.session_hash), kept)
+
+    def _request(self, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed) -> CompareRequest:
+        """The form's values as a request: rows in the order of the registry, columns in the order of the conditions."""
         sampling = Sampling(int(limit), float(temperature), float(top_p), int(seed or 0))
         order = [name for _, name in self.checkpoint_choices()]
         chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
         columns = tuple(c for c in CONDITIONS if c in conditions)
-        request = CompareRequest(Example(instruction or "", given or "", reference or ""), chosen, columns, int(k), sampling)
-        yield from self._watch(request, str(page.session_hash))
+        return CompareRequest(Example(instruction or "", given or "", reference or ""), chosen, columns, int(k), sampling)
 
-    def rerun(self, last, *values) -> Iterator[tuple]:
-        """After a move of k: compare again if something is being compared already."""
-        if last is None:
-            yield (gr.skip(),) * 5
-            return
-        yield from self.run(*values)
-
-    def _watch(self, request: CompareRequest, page: str) -> Iterator[tuple]:
+    def _watch(self, request: CompareRequest, page: str, kept: tuple[Cell, ...] = ()) -> Iterator[tuple]:
         manifests = {e.name: e.manifest for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest}
         stop = self.running.start(page)
         try:
-            for snapshot in compare(request, self.pool, stop):
+            for snapshot in compare(request, self.pool, stop, kept=kept):
                 if not self.running.is_current(page, stop):
                     return
                 kind = "info" if snapshot.finished else "busy"
                 line = panels.status(_summary(snapshot) if snapshot.finished else snapshot.message, snapshot.fraction, kind)
                 drawn = cells.grid(snapshot, manifests)
                 if snapshot.finished:
-                    yield drawn, cells.seen_by_model(snapshot), line, gr.DownloadButton(value=_export(request, snapshot), interactive=True), request
+                    export = gr.DownloadButton(value=_export(request, snapshot), interactive=True)
+                    yield drawn, cells.seen_by_model(snapshot), line, export, (request, snapshot.cells)
                 else:
                     yield drawn, gr.skip(), line, gr.skip(), gr.skip()
         except GistDemoError as error:
@@ -238,7 +255,8 @@ class CompareTab:
             self.running.finish(page, stop)
 
     def stop_running(self, page: gr.Request) -> str:
-        self.running.stop(str(page.session_hash))
+        if not self.running.stop(str(page.session_hash)):
+            return panels.status("Nothing is running")
         return panels.status("Stopping after the current step", kind="busy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gistdemo.checkpoint.manifest import Manifest
 from gistdemo.checkpoint.registry import Entry
@@ -35,7 +36,7 @@ def _entry(entry: Entry) -> str:
         ("backbone", m.backbone + (" (tuned into a stand-in)" if m.stand_in else "")),
         ("gist tokens", str(m.max_k) if m.max_k else "none: a backbone for others"),
         ("size", f"{size:.1f} MB"),
-        ("training", f"{m.training['steps']} steps, {m.training['seconds'] / 60:.0f} min on {m.training['device']}" if m.training else "not recorded"),
+        ("training", _training(m.training)),
     ]
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return (
@@ -44,17 +45,32 @@ def _entry(entry: Entry) -> str:
     )
 
 
+NOT_OURS = (KeyError, TypeError, ValueError, AttributeError)  # training and recovery are notes: another trainer may write others
+
+
+def _training(record: dict[str, Any]) -> str:
+    try:
+        return f"{record['steps']} steps, {record['seconds'] / 60:.0f} min on {record['device']}"
+    except NOT_OURS:
+        return "not recorded"
+
+
 def _recovery(manifest: Manifest) -> str:
     """Recovery per budget beside its control, for both kinds of answers."""
     tables = []
     for target, title in (("references", "reference answers"), ("own_answers", "the model's own full-prompt answers")):
-        figures = manifest.recovery.get(target)
-        if not figures:
+        try:
+            tables.append(_recovery_table(manifest.recovery[target], title))
+        except NOT_OURS:
             continue
-        head = "".join(f"<th>k={escape(k)}</th>" for k in figures["by_k"])
-        lines = ""
-        for name, label in (("recovery", "own gist"), ("swapped", "another row's gist")):
-            values = "".join(f"<td>{row[name]:.2f}</td>" if row[name] is not None else "<td>–</td>" for row in figures["by_k"].values())
-            lines += f"<tr><th>{label}</th>{values}</tr>"
-        tables.append(f"<table class='gd-table'><caption>Recovery, {title}, n = {figures['rows']} held-out rows</caption><tr><th></th>{head}</tr>{lines}</table>")
     return "".join(tables)
+
+
+def _recovery_table(figures: dict[str, Any], title: str) -> str:
+    head = "".join(f"<th>k={escape(k)}</th>" for k in figures["by_k"])
+    lines = ""
+    for name, label in (("recovery", "own gist"), ("swapped", "another row's gist")):
+        values = "".join(f"<td>{row[name]:.2f}</td>" if row[name] is not None else "<td>–</td>" for row in figures["by_k"].values())
+        lines += f"<tr><th>{label}</th>{values}</tr>"
+    rows = escape(str(figures["rows"]))
+    return f"<table class='gd-table'><caption>Recovery, {title}, n = {rows} held-out rows</caption><tr><th></th>{head}</tr>{lines}</table>"

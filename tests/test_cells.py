@@ -1,0 +1,345 @@
+"""The HTML of grid, status line and checkpoints: foreign text stays text, flagged places are marked, colour is never the only cue."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from html.parser import HTMLParser
+
+import pytest
+from scripted import write_checkpoint
+
+from gistdemo.checkpoint.manifest import read_manifest
+from gistdemo.checkpoint.registry import Entry
+from gistdemo.compare import Cell, Piece, Snapshot
+from gistdemo.conditions import CONDITIONS
+from gistdemo.metrics import Diagnosis, Flag
+from gistdemo.prompts import Template
+from gistdemo.ui import cells, panels
+
+ATTACKS = (
+    "<img src=x onerror=alert(1)>",
+    "</div><script>alert(1)</script>",
+    "\"><svg onload='alert(1)'>",
+    "' onmouseover='alert(1)",
+    "&lt;b&gt; &amp; &#60;i&#62;",
+    "${7*7} {{x}} {{{y}}} `${alert(1)}`",
+    "<!-- <mark> -->",
+    "nul \x00 bell \x07 escape \x1b[31m return \r end",
+    "\u202eright to left override, \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627",
+)
+NASTY = " ".join(ATTACKS)
+TAGS = set("div section header article h3 h4 h5 p span small b i strong dl dt dd ul li code mark table caption tr th td".split())
+ATTRIBUTES = {"class", "id", "title", "style", "dir", "tabindex", "role", "aria-live", "aria-hidden"}
+ATTRIBUTES |= {"data-checkpoint", "data-condition", "data-status", "data-finished"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a piece of HTML."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.letters: list[tuple[str, str]] = []  # (character, class of the mark around it)
+        self.open: list[str] = []
+        self.mark = ""
+        self.feed(html)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, {name: value or "" for name, value in attributes}))
+        self.open.append(tag)
+        if tag == "mark":
+            self.mark = dict(attributes)["class"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+        if tag == "mark":
+            self.mark = ""
+
+    def handle_data(self, data):
+        self.letters += [(letter, self.mark) for letter in data]
+
+    @property
+    def text(self) -> str:
+        return "".join(letter for letter, _ in self.letters)
+
+    @property
+    def strings(self) -> str:
+        """Text and attribute values together: everywhere where foreign text may stand."""
+        return "\n".join([self.text, *(value for _, attributes in self.found for value in attributes.values())])
+
+    def check(self) -> Page:
+        """Only our own elements and attributes, none of which runs anything."""
+        assert {tag for tag, _ in self.found} <= TAGS, {tag for tag, _ in self.found} - TAGS
+        names = {name for _, attributes in self.found for name in attributes}
+        assert names <= ATTRIBUTES, names - ATTRIBUTES
+        assert not any(ord(c) < 32 and c not in "\n\t" for c in self.strings)
+        return self
+
+    def with_class(self, name: str) -> list[dict[str, str]]:
+        return [attributes for _, attributes in self.found if name in attributes.get("class", "").split()]
+
+
+def shown(text: str) -> str:
+    """What a reader sees of foreign text: itself, with control characters as symbols."""
+    return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
+
+
+def flag(severity="fail", span=None, name="loop", evidence="said before", code="F3") -> Flag:
+    return Flag(code, name, severity, span, evidence)
+
+
+def done(text: str = "Two.", condition: str = "full", **values) -> Cell:
+    return Cell("toy", condition, status="done", text=text, **({"diagnosis": Diagnosis("healthy"), "finish_reason": "eos"} | values))
+
+
+def one(cell: Cell) -> Snapshot:
+    return Snapshot((cell,), "", None, True)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return read_manifest(write_checkpoint(tmp_path / "toy"))
+
+
+def spoiled(manifest, text: str):
+    """The manifest with `text` in every string of it."""
+    template = Template(*[text] * 6, stop=(text,))
+    strings = {f.name: text for f in dataclasses.fields(manifest) if isinstance(getattr(manifest, f.name), str)}
+    figures = {"rows": text, "by_k": {text: {"recovery": 0.5, "swapped": None}}}
+    records = {"training": {"steps": text, "seconds": 60.0, "device": text}, "recovery": {"references": figures, "own_answers": figures}}
+    return dataclasses.replace(manifest, template=template, **strings, **records)
+
+
+# --- escaping --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_escaped_text_reads_as_it_was_written(attack):
+    page = Page(f'<p title="{cells.escape(attack)}">{cells.escape(attack)}</p>').check()
+    assert page.text == page.found[0][1]["title"] == shown(attack)
+    assert len(page.found) == 1
+
+
+def test_line_breaks_and_tabs_stay_and_other_control_characters_are_shown():
+    assert cells.escape("a\nb\tc\x00\x1b\r\x1f") == "a\nb\tc␀␛␍␟"
+
+
+@pytest.mark.parametrize("status", ["waiting", "running", "done"])
+@pytest.mark.parametrize("error", [None, NASTY])
+def test_nothing_foreign_becomes_markup_in_the_grid(manifest, status, error):
+    flags = tuple(flag(severity, (0, 40), NASTY, NASTY, "F3") for severity in ("fail", "warn", "info"))
+    rouge = {"rouge1": 1.0, "rouge2": 2.0, "rougeL": 3.0}
+    cell = Cell(NASTY, "gist", status, NASTY, error=error, diagnosis=Diagnosis("degenerate", flags), rouge=rouge)
+    for known in ({NASTY: spoiled(manifest, NASTY)}, {}):
+        page = Page(cells.grid(one(cell), known)).check()
+        assert page.text.count(shown(NASTY)) >= (4 if error is None else 2)
+        assert page.with_class("gd-card")[0]["data-checkpoint"] == shown(NASTY)
+        assert ("gd-error" in str(page.found)) == (error is not None)
+
+
+def test_nothing_foreign_becomes_markup_in_what_the_model_sees():
+    pieces = (Piece("instruction", "shown", (NASTY, *ATTACKS)), Piece("gist", "slot", ()), Piece("input", "dropped", (NASTY,)))
+    page = Page(cells.seen_by_model(one(Cell(NASTY, "gist", pieces=pieces, kept_tokens=2)))).check()
+    assert page.text.count(shown(NASTY)) == 3 and "g1g2" in page.text
+
+
+def test_nothing_foreign_becomes_markup_in_the_status_line():
+    for kind in ("info", "busy", "error"):
+        page = Page(panels.status(NASTY, 0.5, kind)).check()
+        assert page.text == shown(NASTY) and page.found[0][1]["role"] == "status"
+
+
+def test_nothing_foreign_becomes_markup_in_the_checkpoints(manifest, tmp_path):
+    good = Entry(NASTY, tmp_path, spoiled(manifest, NASTY), None)
+    broken = Entry(NASTY, tmp_path, None, NASTY)
+    page = Page(panels.checkpoints([good, broken])).check()
+    assert page.text.count(shown(NASTY)) >= 8
+
+
+# --- highlighting ----------------------------------------------------------------------------------------------------
+
+
+def marked(text: str, *flags: Flag) -> list[tuple[str, str]]:
+    """(piece, severity of its mark) in order."""
+    runs: list[tuple[str, str]] = []
+    for letter, mark in Page(cells.highlight(text, flags)).check().letters:
+        severity = mark.removeprefix("gd-m-")
+        if runs and runs[-1][1] == severity:
+            runs[-1] = (runs[-1][0] + letter, severity)
+        else:
+            runs.append((letter, severity))
+    return runs
+
+
+def test_a_flagged_place_is_marked_with_its_evidence():
+    assert marked("so it goes, it goes", flag(span=(3, 10))) == [("so ", ""), ("it goes", "fail"), (", it goes", "")]
+    mark = Page(cells.highlight("abc", [flag(span=(0, 1), evidence="'a' x 3")])).with_class("gd-m-fail")[0]
+    assert mark["title"] == "loop: 'a' x 3"
+
+
+def test_remarks_and_flags_without_a_place_mark_nothing():
+    assert marked("abc", flag("info", (0, 3)), flag("fail", None), flag("fail", (1, 1))) == [("abc", "")]
+
+
+@pytest.mark.parametrize("span", [(0, 3), (0, 1), (2, 3)])
+def test_places_may_touch_the_ends_of_the_text(span):
+    runs = marked("abc", flag(span=span))
+    assert ("abc"[slice(*span)], "fail") in runs and "".join(piece for piece, _ in runs) == "abc"
+
+
+def test_where_places_overlap_the_more_severe_wins():
+    text = "0123456789"
+    assert marked(text, flag("warn", (2, 8)), flag("fail", (4, 6))) == [("01", ""), ("23", "warn"), ("45", "fail"), ("67", "warn"), ("89", "")]
+    assert marked(text, flag("fail", (0, 5)), flag("warn", (3, 10))) == [("01234", "fail"), ("56789", "warn")]
+
+
+def test_an_interrupted_flag_stays_one_mark():
+    """A place that another one only touches is not cut into pieces."""
+    found = [flag("fail", (0, 9), evidence="outer"), flag("warn", (3, 6), "repetitive")]
+    assert cells.highlight("123456789", found).count("<mark") == 1
+
+
+def test_markup_characters_inside_and_around_a_place_are_counted_as_one_character():
+    text = 'a&b<c>"d'
+    assert marked(text, flag(span=(1, 5))) == [("a", ""), ("&b<c", "fail"), ('>"d', "")]
+
+
+def test_a_place_may_reach_over_line_breaks():
+    text = "one\nOutput: www\nOutput: www\nend"
+    assert marked(text, flag(span=(4, 27))) == [("one\n", ""), ("Output: www\nOutput: www", "fail"), ("\nend", "")]
+
+
+def test_every_character_is_marked_as_its_most_severe_flag_says():
+    """Against a slow and simple rule, on random places."""
+    rng = random.Random(0)
+    for _ in range(200):
+        text = "".join(rng.choices('ab<&">\n é', k=rng.randint(1, 30)))
+        spans = [tuple(sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))) for _ in range(rng.randint(0, 4))]
+        found = [flag(rng.choice(["fail", "warn", "info"]), span) for span in spans]
+        severities = [[f.severity for f in found if f.span[0] <= at < f.span[1]] for at in range(len(text))]
+        expected = ["fail" if "fail" in over else "warn" if "warn" in over else "" for over in severities]
+        letters = Page(cells.highlight(text, found)).letters
+        assert letters == [(c, f"gd-m-{mark}" if mark else "") for c, mark in zip(text, expected, strict=True)]
+
+
+# --- what a card says ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verdict", "shape"), [("healthy", "●"), ("warning", "▲"), ("degenerate", "■")])
+def test_every_verdict_is_a_word_and_a_shape_of_its_own(verdict, shape):
+    assert f"{shape} {verdict}" in Page(cells.badge(done(diagnosis=Diagnosis(verdict)))).text
+    growing = dataclasses.replace(done(diagnosis=Diagnosis(verdict)), status="running", finish_reason=None)
+    assert f"{shape} {verdict} so far" in Page(cells.badge(growing)).text
+
+
+def test_a_failed_cell_says_so_in_word_shape_and_reason():
+    page = Page(cells.card(Cell("toy", "full", "done", error="out of memory", finish_reason="error")))
+    assert "✕ failed" in page.text and "out of memory" in page.text
+    assert page.with_class("gd-error")[0]["role"] == "alert"
+
+
+def test_cells_without_a_verdict_say_what_they_are_waiting_for():
+    assert "waiting" in Page(cells.badge(Cell("toy", "full"))).text
+    assert "reading" in Page(cells.badge(Cell("toy", "full", "running"))).text
+
+
+@pytest.mark.parametrize("severity", ["fail", "warn", "info"])
+def test_every_flag_is_told_in_words_with_shape_evidence_and_code(severity):
+    text = Page(cells.flags(Diagnosis("warning", (flag(severity, None, "template_leak", "'Output:' is part of a prompt", "F6"),)))).text
+    assert cells.SEVERITY_MARKS[severity] in text and "prompt labels leak into the answer" in text
+    assert "'Output:' is part of a prompt" in text and "F6" in text
+    assert len(set(cells.SEVERITY_MARKS.values())) == 3
+
+
+def test_every_flag_that_exists_has_words():
+    from gistdemo.metrics import repetition_checks, text_checks
+
+    sources = [module.__loader__.get_source(module.__name__) for module in (repetition_checks, text_checks)]
+    names = {part.split('"')[1] for source in sources for part in source.split('Flag("F')[1:] for part in [part.split(",", 1)[1]]}
+    assert len(names) >= 9 and names <= cells.NAMES.keys()
+
+
+@pytest.mark.parametrize("reason", ["eos", "limit", "stopped"])
+def test_a_finished_answer_says_why_it_ended(reason):
+    assert cells.FINISH[reason] in Page(cells.card(done(finish_reason=reason))).text
+
+
+def test_numbers_are_shown_as_measured_and_dashes_until_then():
+    measured = done(
+        prompt_tokens=31, instruction_tokens=12, kept_tokens=4, kv_bytes=2048, answer_tokens=5, first_token_seconds=0.25, tokens_per_second=19.6
+    )
+    text = Page(cells.numbers(measured)).text
+    assert all(part in text for part in ("31 tok", "12 → 4 3.0×", "2 KiB", "5 tok", "0.25 s", "20/s"))
+    assert Page(cells.numbers(Cell("toy", "full"))).text.count("–") == 5
+
+
+def test_rouge_shows_with_a_reference_and_its_bar_stays_inside():
+    assert cells.rouge_line(done()) == ""
+    line = cells.rouge_line(done(rouge={"rouge1": 40.0, "rouge2": 20.0, "rougeL": 33.3}, rouge_normalised=75.2))
+    assert all(part in Page(line).text for part in ("33.3", "R-1 40.0", "R-2 20.0", "75 of full")) and "width:33.3%" in line
+    assert "width:100.0%" in cells.rouge_line(done(rouge={"rouge1": 0.0, "rouge2": 0.0, "rougeL": 100.00001}))
+
+
+def test_an_empty_answer_is_told_apart_from_one_that_has_not_begun():
+    assert "(the model said nothing)" in cells.text_block(done(""))
+    assert "said nothing" not in cells.text_block(Cell("toy", "full")) and "said nothing" not in cells.text_block(Cell("toy", "full", "running"))
+
+
+def test_text_of_any_direction_is_laid_out_by_its_own_first_letter_and_tokens_from_left_to_right():
+    assert 'dir="auto"' in cells.text_block(done("שלום"))
+    assert 'dir="ltr"' in cells.seen_by_model(one(Cell("toy", "full", pieces=(Piece("input", "shown", ("של",)),))))
+
+
+def test_the_grid_has_a_row_per_checkpoint_and_a_card_per_condition(manifest):
+    everything = tuple(Cell(name, condition) for name in ("toy", "other") for condition in CONDITIONS)
+    page = Page(cells.grid(Snapshot(everything, "", None, False), {"toy": manifest})).check()
+    assert len(page.with_class("gd-row")) == 2 and len(page.with_class("gd-card")) == 10
+    assert "Toy toy" in page.text and "instruct" in page.text and "other" in page.text
+    assert page.with_class("gd-grid")[0]["data-finished"] == "false"
+
+
+@pytest.mark.parametrize(("stand_in", "template", "kind"), [(True, "plain", "base stand-in"), (False, "plain", "base"), (False, "chatml", "instruct")])
+def test_a_row_says_what_kind_of_model_it_is(manifest, stand_in, template, kind):
+    changed = dataclasses.replace(manifest, stand_in=stand_in, template=dataclasses.replace(manifest.template, name=template))
+    assert f">{kind}<" in cells.row_head("toy", changed)
+
+
+def test_invisible_tokens_are_made_visible():
+    text = Page(cells.seen_by_model(one(Cell("toy", "full", pieces=(Piece("template", "shown", ("\n", "\t", "", "a\n")),))))).text
+    assert text.endswith("⏎⇥·a⏎")
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_checkpoint_shows_its_reason_and_hides_no_other(manifest, tmp_path):
+    text = Page(panels.checkpoints([Entry("bad", tmp_path, None, "'bad' has no manifest.json."), Entry("toy", tmp_path, manifest, None)])).text
+    assert "✕ broken" in text and "'bad' has no manifest.json." in text and "● usable" in text and "Toy toy" in text
+    assert "No checkpoint found" in panels.checkpoints([])
+
+
+def test_recovery_stands_beside_its_control(manifest, tmp_path):
+    text = Page(panels.checkpoints([Entry("toy", tmp_path, manifest, None)])).text
+    assert "k=4" in text and "own gist0.50" in text and "another row's gist0.01" in text and "64 held-out rows" in text
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"training": {"other": 1}},
+        {"training": {"steps": None, "seconds": "long", "device": 3}},
+        {"recovery": {"references": "good"}},
+        {"recovery": {"references": {"rows": 3}}},
+        {"recovery": {"references": {"rows": 3, "by_k": {"4": {}}}}},
+        {"recovery": {"references": {"rows": 3, "by_k": [1]}}},
+        {"recovery": {"references": {"rows": 3, "by_k": {"4": {"recovery": "<b>", "swapped": 0}}}}},
+        {"training": {}, "recovery": {}},
+    ],
+)
+def test_records_of_another_trainer_do_not_break_the_page(manifest, tmp_path, records):
+    """Both are notes for people: what they hold is not checked when a manifest is read."""
+    page = Page(panels.checkpoints([Entry("toy", tmp_path, dataclasses.replace(manifest, **records), None)])).check()
+    assert "● usable" in page.text and "Toy toy" in page.text

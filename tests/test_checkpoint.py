@@ -1,0 +1,261 @@
+"""Checkpoint folders: what is saved comes back, what is damaged is refused with its reason, and broken folders hide no good ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from lab import EXAMPLES, Lab, add_random_adapter
+from oracle import lay_out, merged, one_pass
+
+from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, GIST_FILE, Manifest, describe_files, read_manifest
+from gistdemo.checkpoint.store import LoadedCheckpoint, attach, save_checkpoint
+from gistdemo.errors import CheckpointError
+from gistdemo.prompts import CHATML
+
+DIGEST = "sha256:" + "ab" * 32
+ANSWER = (70, 71, 72)
+SLOTS = torch.randn(8, 32, generator=torch.Generator().manual_seed(3)).half().float()  # exact in fp16: saving loses nothing
+
+
+def manifest(**changes) -> Manifest:
+    """The manifest of a compressor with eight slots."""
+    values = {
+        "name": "demo",
+        "title": "Demo",
+        "summary": "",
+        "mode": "compressor",
+        "backbone": "toy",
+        "backbone_digest": DIGEST,
+        "stand_in": False,
+        "template": CHATML,
+        "max_k": 8,
+        "trained_k": (1, 8),
+        "has_compressor": True,
+        "has_backbone_adapter": False,
+        "files": {},
+    }
+    return Manifest(**(values | changes))
+
+
+def save(folder: Path, lab: Lab | None = None, **changes) -> Path:
+    """Save a checkpoint with adapter "one" as its compressor and, where asked for, "two" as its backbone adapter."""
+    if lab is None:
+        lab = Lab()
+        add_random_adapter(lab.model, "one", 0)
+        add_random_adapter(lab.model, "two", 1)
+    record = manifest(name=folder.name, **changes)
+    adapters = {COMPRESSOR_DIR: "one"} if record.has_compressor else {}
+    adapters |= {BACKBONE_ADAPTER_DIR: "two"} if record.has_backbone_adapter else {}
+    save_checkpoint(folder, record, lab.model, SLOTS if record.max_k else None, adapters, "# card\n")
+    return folder
+
+
+def load(folder: Path, lab: Lab | None = None) -> LoadedCheckpoint:
+    lab = lab or Lab()
+    return attach(read_manifest(folder), folder, lab.model, lab.encoder, DIGEST)
+
+
+def refusal(folder: Path, lab: Lab | None = None) -> str:
+    """The text with which a folder is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        load(folder, lab)
+    assert folder.name in str(caught.value) and str(caught.value).endswith(".") and "Traceback" not in str(caught.value)
+    return str(caught.value)
+
+
+def rewrite(folder: Path, change) -> None:
+    """Edit the manifest; `change` gets it as plain values."""
+    file = folder / "manifest.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    change(record)
+    file.write_text(json.dumps(record), encoding="utf-8")
+
+
+# --- there and back ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("compressor", "backbone_adapter"), [(True, False), (False, False), (False, True), (True, True)])
+def test_a_saved_checkpoint_comes_back_with_the_same_logits(tmp_path, compressor, backbone_adapter):
+    folder = save(tmp_path / "demo", has_compressor=compressor, has_backbone_adapter=backbone_adapter)
+    lab = Lab()
+    loaded = load(folder, lab)
+    assert torch.equal(loaded.slots, SLOTS) and loaded.slots.dtype == torch.float32
+    assert loaded.manifest.template == CHATML and loaded.manifest.trained_k == (1, 8)
+    lab.slots = loaded.slots
+    ours = lab.answer_logits("gist", EXAMPLES, [ANSWER] * 4, 8, loaded.compress_adapter, loaded.decode_adapter)
+    source = Lab()
+    for seed, name in enumerate(("one", "two")):
+        add_random_adapter(source.model, name, seed)
+    source.slots = SLOTS
+    decode = "two" if backbone_adapter else None
+    if compressor and backbone_adapter:
+        source.model.adapters.add_sum("both", ["two", "one"])
+    compress = {(True, True): "both", (True, False): "one"}.get((compressor, backbone_adapter), decode)
+    theirs = source.answer_logits("gist", EXAMPLES, [ANSWER] * 4, 8, compress, decode)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_the_sum_of_backbone_adapter_and_compressor_equals_weights_with_both(tmp_path):
+    """Phase 1 runs on W + backbone adapter + compressor, phase 2 on W + backbone adapter: checked against multiplied-out weights."""
+    lab = Lab()
+    loaded = load(save(tmp_path / "demo", has_backbone_adapter=True), lab)
+    lab.slots = loaded.slots
+    source = Lab()
+    for seed, name in enumerate(("one", "two")):
+        add_random_adapter(source.model, name, seed)
+    row = lay_out(lab.encoder.encode(EXAMPLES[1]), "gist", SLOTS, ANSWER)
+    both = one_pass(merged(source.model, "one", "two"), [row]).logits[0][-4:-1]
+    summed = lab.answer_logits("gist", [EXAMPLES[1]], [ANSWER], 8, loaded.compress_adapter, loaded.compress_adapter)[0]
+    assert torch.allclose(summed, both, atol=2e-4)
+    backbone = one_pass(merged(source.model, "two"), [lay_out(lab.encoder.encode(EXAMPLES[1]), "full", SLOTS, ANSWER)]).logits[0][-4:-1]
+    full = lab.answer_logits("full", [EXAMPLES[1]], [ANSWER], 8, None, loaded.decode_adapter)[0]
+    assert torch.allclose(full, backbone, atol=2e-4)
+
+
+def test_adapters_of_other_ranks_and_layers_add_up_as_well():
+    lab = Lab()
+    lab.model.adapters.create("wide", 6, 3, ("gate_proj", "q_proj"), 0)
+    lab.model.adapters.create("small", 2, 8, ("q_proj", "o_proj"), 1)
+    with torch.no_grad():
+        for n, name in enumerate(("wide", "small")):
+            for parameter in lab.model.adapters.parameters(name).values():
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n)) * 0.1)
+    lab.model.adapters.add_sum("sum", ["wide", "small"])
+    names = dict(lab.model.model.named_modules())
+    ids = torch.tensor([[1, 5, 9, 60]])
+    with torch.no_grad(), lab.model.adapters.using("sum"):
+        ours = lab.model.model(ids).logits
+    plain = Lab().model.model
+    with torch.no_grad():
+        for path, module in plain.named_modules():
+            for name, scale in (("wide", 3 / 6), ("small", 8 / 2)):
+                if hasattr(names[path], "lora_A") and name in names[path].lora_A:
+                    module.weight += scale * names[path].lora_B[name].weight @ names[path].lora_A[name].weight
+        assert torch.allclose(ours, plain(ids).logits, atol=1e-4)
+
+
+def test_equal_adapters_of_two_checkpoints_are_attached_once(tmp_path):
+    lab = Lab()
+    first, second = load(save(tmp_path / "a"), lab), load(save(tmp_path / "b"), lab)
+    assert first.compress_adapter == second.compress_adapter and len(lab.model.adapters.names) == 1
+
+
+def test_saving_again_replaces_the_folder_and_leaves_no_other(tmp_path):
+    folder = save(tmp_path / "demo")
+    (folder / "left-over").write_text("x")
+    save(folder, title="Second")
+    assert read_manifest(folder).title == "Second" and not (folder / "left-over").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+
+
+def test_a_save_that_fails_leaves_the_older_folder(tmp_path):
+    folder = save(tmp_path / "demo")
+    with pytest.raises(CheckpointError, match="wrong form"):
+        save(folder, mode="unheard-of")
+    assert read_manifest(folder).mode == "compressor" and [p.name for p in tmp_path.iterdir()] == ["demo"]
+
+
+def test_asking_for_more_gist_tokens_than_there_are_is_refused(tmp_path):
+    lab = Lab()
+    loaded = load(save(tmp_path / "demo"), lab)
+    assert torch.equal(loaded.row(lab.plan("gist", EXAMPLES[0], 3)).slots, SLOTS[:3]), "budget k uses the first k slots"
+    assert torch.equal(loaded.row(lab.plan("gist", EXAMPLES[0], 8)).slots, SLOTS)
+    with pytest.raises(CheckpointError) as caught:
+        loaded.row(lab.plan("gist", EXAMPLES[0], 9))
+    assert str(caught.value) == "Checkpoint 'demo' has 8 gist tokens but 9 were asked for. Choose k up to 8, or train one with more."
+    assert loaded.row(lab.plan("truncated", EXAMPLES[0], 9)).slots is None
+
+
+# --- damage --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_a_truncated_and_a_foreign_file_are_told_apart(tmp_path):
+    folder = save(tmp_path / "demo")
+    weights = folder / COMPRESSOR_DIR / "adapter_model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    sizes = f"{len(content) - 1:,} bytes instead of {len(content):,}"
+    assert f"adapter_model.safetensors has {sizes} (truncated or replaced)" in refusal(folder)
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "adapter_model.safetensors is not the file this checkpoint was saved with (sha256 differs)" in refusal(folder)
+    (folder / GIST_FILE).unlink()
+    text = refusal(folder)
+    assert "gist.safetensors is missing" in text and "sha256 differs" in text, "all problems at once"
+    weights.unlink()
+    weights.mkdir()
+    assert "adapter/adapter_model.safetensors is missing" in refusal(folder)
+
+
+@pytest.mark.parametrize("path", ["../x", "adapter/../../x", "/etc/hostname"])
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path, path):
+    folder = save(tmp_path / "demo")
+    (tmp_path / "x").write_bytes(b"secret")
+    outside = next(iter(describe_files(tmp_path / "demo").values()))
+    rewrite(folder, lambda record: record["files"].update({path: outside}))
+    assert f"{path} lies outside the folder" in refusal(folder)
+
+
+def test_a_link_that_leaves_the_folder_is_refused(tmp_path):
+    folder = save(tmp_path / "demo")
+    moved = tmp_path / "elsewhere"
+    (folder / GIST_FILE).rename(moved)
+    (folder / GIST_FILE).symlink_to(moved)
+    assert "gist.safetensors lies outside the folder" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2", b"nul"])
+def test_a_manifest_that_is_not_json_is_refused(tmp_path, content):
+    folder = save(tmp_path / "demo")
+    (folder / "manifest.json").write_bytes(content)
+    assert "'demo': manifest.json cannot be read" in refusal(folder)
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path):
+    folder = save(tmp_path / "demo")
+    (folder / "manifest.json").unlink()
+    assert refusal(folder) == "'demo' has no manifest.json. Copy the whole checkpoint folder again."
+
+
+@pytest.mark.parametrize("found", [2, None, "1", "list"])
+def test_another_format_is_refused_with_both_numbers(tmp_path, found):
+    folder = save(tmp_path / "demo")
+    if found == "list":
+        (folder / "manifest.json").write_text("[]")
+    else:
+        rewrite(folder, lambda record: record.update(format=found))
+    assert f"manifest format is {found!r}; this version reads format 1. Train it again or update gistdemo." in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: (r.pop("mode"), r.pop("max_k")), "manifest.json lacks mode, max_k"),
+        (lambda r: r.update(mode="magic"), "mode is 'magic', allowed are lm, embeddings, compressor, joint"),
+        (lambda r: r.update(max_k=-1), "max_k is -1, allowed are 0 to 1024"),
+        (lambda r: r.update(max_k="8"), "max_k is '8'"),
+        (lambda r: r.update(max_k=None), "max_k is None"),
+        (lambda r: r.update(trained_k=4), "field of the wrong form"),
+        (lambda r: r.update(template="chatml"), "field of the wrong form"),
+        (lambda r: r["template"].pop("suffix"), "field of the wrong form"),
+        (lambda r: r["template"].update(colour="red"), "field of the wrong form"),
+        (lambda r: r["files"].pop(GIST_FILE), "files does not list gist.safetensors"),
+        (lambda r: r["files"].pop("adapter/adapter_config.json"), "files does not list adapter/adapter_config.json"),
+        (lambda r: r.update(files=[GIST_FILE]), "field of the wrong form"),
+        (lambda r: r.update(files=None), "field of the wrong form"),
+        (lambda r: r["files"].update({GIST_FILE: "sha"}), "field of the wrong form"),
+        (lambda r: r["files"].update({GIST_FILE: {}}), "field of the wrong form"),
+        (lambda r: r["files"].update({"a\0b": {"sha256": "", "bytes": 1}}), "field of the wrong form"),
+        (lambda r: r.update(backbone_digest=None), "backbone_digest is None"),
+        (lambda r: r.update(name=["demo"]), "name is ['demo']"),
+        (lambda r: r.update(has_compressor="no"), "has_compressor is 'no'"),
+        (lambda r: r["template"].update(head=""), "template is Template(name='chatml', head=''"),
+        (lambda r: r["template"].update(suffix=5), "suffix=5"),
+    ],
+)
+def test_a_manifest_with_a_missing_or_wrong_field_is_refused(tmp_path, change, words):
+    folder = save(tmp_path / "demo")
+    rewrite(folder, change)
+    assert words in refusal(folder)

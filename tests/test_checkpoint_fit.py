@@ -1,0 +1,120 @@
+"""A sound checkpoint on the wrong backbone, and the registry that lists broken folders beside good ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lab import EXAMPLES, Lab, add_random_adapter
+from safetensors.torch import save_file
+from test_checkpoint import load, refusal, rewrite, save
+
+from gistdemo.checkpoint.manifest import COMPRESSOR_DIR, GIST_FILE, describe_files, read_manifest
+from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
+from gistdemo.checkpoint.store import attach
+from gistdemo.errors import CheckpointError
+
+
+def refresh(folder) -> None:
+    """Make the manifest agree with the files again, as a checkpoint that was saved so."""
+    rewrite(folder, lambda record: record.update(files=describe_files(folder)))
+
+
+def test_another_backbone_is_refused_with_both_digests(tmp_path):
+    lab, folder = Lab(), save(tmp_path / "demo")
+    with pytest.raises(CheckpointError) as caught:
+        attach(read_manifest(folder), folder, lab.model, lab.encoder, "sha256:" + "cd" * 32)
+    text = str(caught.value)
+    assert "was trained on 'toy' with digest sha256:abababababab..., but the backbone found has sha256:cdcdcdcdcdcd..." in text
+    assert text.endswith("Get that backbone, or train a gist for this one.") and lab.model.adapters.names == ()
+
+
+@pytest.mark.parametrize("shape", [(8, 31), (7, 32), (32,), (1, 8, 32)])
+def test_gist_vectors_of_another_shape_are_refused(tmp_path, shape):
+    folder = save(tmp_path / "demo")
+    save_file({"slots": torch.zeros(shape)}, folder / GIST_FILE)
+    refresh(folder)
+    assert f"gist vectors have shape {shape}, expected (8, 32)" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"not safetensors at all"])
+def test_a_gist_file_without_slots_is_refused(tmp_path, content):
+    folder = save(tmp_path / "demo")
+    save_file({"other": torch.zeros(8, 32)}, folder / GIST_FILE)
+    if content:
+        (folder / GIST_FILE).write_bytes(content)
+    refresh(folder)
+    assert "gist.safetensors cannot be read" in refusal(folder)
+
+
+def wrong_width(folder):
+    return {name: torch.zeros(t.shape[0] + 1, *t.shape[1:]) for name, t in weights(folder).items()}
+
+
+def half_of_it(folder):
+    return {name: t for name, t in weights(folder).items() if "layers.0." in name}
+
+
+def other_names(folder):
+    return {name.replace("q_proj", "k_proj"): t for name, t in weights(folder).items()}
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / COMPRESSOR_DIR / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("damage", [wrong_width, half_of_it, other_names])
+@pytest.mark.parametrize("attached_before", [False, True])
+def test_an_adapter_that_does_not_fit_is_refused_every_time_and_leaves_no_trace(tmp_path, damage, attached_before):
+    """A failed adapter must not stay behind half loaded, to be taken for a good one by the next request."""
+    good, folder, lab = save(tmp_path / "good"), save(tmp_path / "demo"), Lab()
+    save_file(damage(folder), folder / COMPRESSOR_DIR / "adapter_model.safetensors")
+    refresh(folder)
+    before = [load(good, lab).compress_adapter] if attached_before else []
+    answers = lab.ids([lab.row("full", example) for example in EXAMPLES])
+    for _ in range(2):
+        assert "its adapter does not fit the backbone" in refusal(folder, lab)
+        assert list(lab.model.adapters.names) == before
+        assert lab.ids([lab.row("full", example) for example in EXAMPLES]) == answers
+    fresh = Lab()
+    add_random_adapter(fresh.model, "one", 0)
+    ours = lab.ids([lab.row("gist", example, 4, load(good, lab).compress_adapter) for example in EXAMPLES])
+    assert ours == fresh.ids([fresh.row("gist", example, 4, "one") for example in EXAMPLES])
+
+
+# --- registry ------------------------------------------------------------------------------------------------------------
+
+
+def test_broken_folders_are_listed_with_their_reason_beside_good_ones(tmp_path):
+    first, second = tmp_path / "shipped", tmp_path / "own"
+    for parent, name in ((first, "a"), (first, "b"), (second, "b"), (second, "c")):
+        save(parent / name, title=f"{name} of {parent.name}")
+    (first / "b" / GIST_FILE).unlink()
+    (first / "empty").mkdir()
+    (first / ".hidden").mkdir()
+    (first / "a file").write_text("x")
+    entries = list_checkpoints([first, second, tmp_path / "nowhere"])
+    titles = [(e.name, e.manifest.title if e.manifest else None) for e in entries]
+    assert titles == [("a", "a of shipped"), ("b", None), ("empty", None), ("c", "c of own")]
+    assert entries[1].problem.startswith("'b': gist.safetensors is missing") and "has no manifest.json" in entries[2].problem
+    assert entries[0].problem is None
+
+
+def test_a_checkpoint_is_found_by_name_or_path_and_refused_with_its_reason(tmp_path):
+    folder = save(tmp_path / "own" / "good")
+    bad = save(tmp_path / "own" / "bad")
+    (bad / GIST_FILE).unlink()
+    assert find_checkpoint("good", [tmp_path / "own"]).folder == folder
+    assert find_checkpoint(str(folder), []).folder == folder
+    with pytest.raises(CheckpointError, match=r"^Checkpoint 'bad': gist\.safetensors is missing"):
+        find_checkpoint("bad", [tmp_path / "own"])
+    with pytest.raises(CheckpointError, match=r"^There is no checkpoint 'gone'\. Available: good\. Give one of these names or the path"):
+        find_checkpoint("gone", [tmp_path / "own"])
+
+
+@pytest.mark.parametrize("name", ["", ".", "x" * 300, "a\0b", "../.."])
+def test_a_name_that_is_none_is_refused_as_one(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError):
+        find_checkpoint(name, [tmp_path])
