@@ -66,6 +66,6 @@ def test_the_readme_lists_every_file_of_the_package_and_none_that_is_not_there()
     files = {path.name for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")}
     missing = [name for name in sorted(files) if not any(fnmatch(name, pattern) for pattern in listed)]
     assert not missing, f"not in the README's tree: {missing}"
-    known = files | {path.name for path in PROJECT_DIR.glob("*.py")} | {p.name for d in ("scripts", "tests") for p in (PROJECT_DIR / d).glob("*.py")}
+    known = files | {path.name for folder in (".", "scripts", "tests") for path in (PROJECT_DIR / folder).glob("*.py")}
     gone = [pattern for pattern in sorted(listed) if not any(fnmatch(name, pattern) for name in known)]
     assert not gone, f"in the README's tree, but not there: {gone}"

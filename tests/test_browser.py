@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import re
 import shutil
@@ -15,15 +14,17 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from scripted import LOOP, NAMES, Line, ScriptedPool, write_checkpoint, write_two_checkpoints
+from scripted import LOOP, NAMES, Line, ScriptedPool, write_two_checkpoints
 
 from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.data.examples import ExampleSources
 from gistdemo.settings import PROJECT_DIR, Settings
+from gistdemo.ui.compare_tab import OPENING
 
 pytestmark = pytest.mark.browser
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -31,6 +32,7 @@ CHROMIUM += ["--disable-component-update", "--disable-sync"]
 SHOWN = ("full", "gist", "truncated")
 ATTACK = '<img src=x onerror="window.hacked=1">'
 TEMPLATES = "${window.hacked=2} {{window.hacked=3}} `${7*7}`"
+DASH = "\u2013"  # a number that is not known
 ENDLESS = "qwertyuiopasdfghjklzxcvbnmqazwsxedcrfvtgbyhnujmik"  # a word of more than 40 letters is a warning
 
 
@@ -54,7 +56,8 @@ def serving(pool: ScriptedPool) -> Iterator[str]:
     from gistdemo.ui.build import build_app
 
     page, arguments = build_app(pool.settings, pool=pool)
-    _, address, _ = page.launch(prevent_thread_lock=True, server_port=free_port(), ssr_mode=False, show_error=False, quiet=True, **arguments)
+    arguments |= {"ssr_mode": False, "show_error": False, "quiet": True}
+    _, address, _ = page.launch(prevent_thread_lock=True, server_port=free_port(), **arguments)
     try:
         yield address
     finally:
@@ -144,7 +147,9 @@ class App:
         return self.at("examples").locator(f'.virtual-row[data-index="{n}"]')
 
     def rows(self) -> list[list[str]]:
-        return [[cell.inner_text() for cell in row.locator('[role="gridcell"]').all()] for row in self.at("examples").locator(".virtual-row").all()]
+        """The texts of the rows that are drawn: number, instruction, input."""
+        cells = "row => [...row.querySelectorAll('[role=gridcell]')].map(cell => cell.innerText.trim())"
+        return self.at("examples").evaluate(f"e => [...e.querySelectorAll('.virtual-row')].map({cells})")
 
     def card(self, checkpoint: str, condition: str):
         return self.page.locator(f'.gd-card[data-checkpoint="{checkpoint}"][data-condition="{condition}"]')
@@ -308,7 +313,7 @@ def test_answers_are_seen_growing_and_all_six_finish(app, pool):
         for condition in SHOWN:
             assert app.text(name, condition) == f"{name} thinks of apples, cherries, plums and figs."
             numbers = app.card(name, condition).locator("dd").all_inner_texts()
-            assert len(numbers) == 6 and not [value for value in numbers if value == "–"]
+            assert len(numbers) == 6 and not [value for value in numbers if value == DASH]
             assert app.card(name, condition).locator(".gd-finish").inner_text() == "ended by itself"
 
 
@@ -504,8 +509,9 @@ def test_the_link_button_says_what_it_did_and_recovers(app):
 
 
 def test_a_link_with_nonsense_opens_the_usual_page(served, pool, context):
+    usual = ExampleSources(pool.settings).load()[OPENING - 1].example.instruction
     app = App(context, served[0]).open("?k=999&limit=x&temperature=nan&conditions=sideways&checkpoints=nobody&seed=-4")
-    assert app.field("instruction").input_value() == "Name three fruits."
+    assert app.field("instruction").input_value() == usual
     assert app.at("k").locator("input[type=number]").input_value() == "4"
     checked = {box.get_attribute("name") for box in app.page.get_by_role("checkbox").all() if box.is_checked()}
     assert checked == {*NAMES, *SHOWN}
@@ -513,7 +519,8 @@ def test_a_link_with_nonsense_opens_the_usual_page(served, pool, context):
 
 
 def test_the_download_is_what_is_on_the_screen(app, pool):
-    pool.script = {("base-standin", "full"): LOOP * 20, ("instruct", "gist"): Line("It be", error="out of memory"), ("instruct", "full"): "Äpfel 🍎"}
+    pool.script = {("base-standin", "full"): LOOP * 20, ("instruct", "full"): "Äpfel 🍎"}
+    pool.script["instruct", "gist"] = Line("It be", error="out of memory")
     app.field("reference").fill("Apples.")
     app.compare("Name a fruit.")
     until(app.at("export").is_enabled)
@@ -572,7 +579,7 @@ def test_a_narrow_screen_stacks_the_cards_and_needs_no_sideways_scrolling(served
     assert app.page.evaluate(overflow) == 0
     boxes = [card.bounding_box() for card in app.page.locator(".gd-card").all()]
     assert len({round(box["x"]) for box in boxes}) == 1
-    assert all(b["y"] >= a["y"] + a["height"] for a, b in zip(boxes, boxes[1:], strict=False))
+    assert all(b["y"] >= a["y"] + a["height"] for a, b in pairwise(boxes))
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
     for tab in ("Checkpoints", "About"):
         app.page.get_by_role("tab", name=tab).click()
@@ -594,7 +601,9 @@ selectors => {
       if (colour[3] === 1) break;
     }
     return layers.reduceRight((under, top) => over(top, under), [255, 255, 255, 1]); };
-  const opacity = element => { let o = 1; for (let e = element; e; e = e.parentElement) o *= Number(getComputedStyle(e).opacity); return o; };
+  const opacity = element => { let o = 1;
+    for (let e = element; e; e = e.parentElement) o *= Number(getComputedStyle(e).opacity);
+    return o; };
   const light = c => { const [r, g, b] = c.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const found = {};
@@ -609,11 +618,13 @@ selectors => {
   return found;
 }
 """
-READ = [".gd-text", ".gd-text mark", ".gd-b-healthy", ".gd-b-warning", ".gd-b-degenerate", ".gd-b-failed", ".gd-flags span", ".gd-flags code"]
-READ += [".gd-f-fail b", ".gd-f-warn b", ".gd-f-info b", ".gd-error", ".gd-numbers dt", ".gd-numbers dd", ".gd-numbers small", ".gd-finish"]
-READ += [".gd-rowhead h3", ".gd-rowhead p", ".gd-chip", ".gd-card h4", "#gd-status", ".gd-rouge span", ".gd-rouge strong", ".gd-rouge small"]
-READ += [".gd-t-shown", ".gd-t-compressed", ".gd-t-slot", ".gd-t-dropped", "#gd-compare", "#gd-stop", ".gd-brand h1", ".gd-brand p"]
-READ += ["#gd-instruction label > span", "#gd-checkpoints label span", "#gd-examples .body-cell span", "#gd-surprise"]
+READ = """
+.gd-text | .gd-text mark | .gd-finish | .gd-error | .gd-card h4 | .gd-numbers dt | .gd-numbers dd | .gd-numbers small
+.gd-b-healthy | .gd-b-warning | .gd-b-degenerate | .gd-b-failed | .gd-rouge span | .gd-rouge strong | .gd-rouge small
+.gd-f-fail b | .gd-f-warn b | .gd-f-info b | .gd-flags span | .gd-flags code | .gd-rowhead h3 | .gd-rowhead p | .gd-chip
+.gd-t-shown | .gd-t-compressed | .gd-t-slot | .gd-t-dropped | .gd-brand h1 | .gd-brand p | #gd-status | #gd-compare | #gd-stop
+#gd-instruction label > span | #gd-checkpoints label span | #gd-examples .body-cell span | #gd-surprise
+"""
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -632,8 +643,9 @@ def test_everything_that_is_read_stands_out_from_its_ground(served, pool, contex
     app.compare("Name a tree.")
     app.open_section("What the model sees")
     app.page.locator(".gd-seen").first.wait_for()
-    found = app.page.evaluate(CONTRASTS, READ)
-    assert found.keys() == set(READ), f"not on the page: {set(READ) - found.keys()}"
+    selectors = [selector.strip() for line in READ.strip().splitlines() for selector in line.split("|")]
+    found = app.page.evaluate(CONTRASTS, selectors)
+    assert found.keys() == set(selectors), f"not on the page: {set(selectors) - found.keys()}"
     pale = {selector: round(ratio, 2) for selector, ratio in found.items() if ratio < 4.5}
     assert not pale, pale
     app.close()
@@ -643,9 +655,10 @@ def test_every_field_and_button_has_a_name(app):
     """What a screen reader says: a label or a title, and not just the kind of the widget."""
     app.open_section("Other examples")
     app.open_section("Generation settings")
+    named = "e => e.ariaLabel || [...(e.labels ?? [])].map(l => l.textContent).join(' ').trim() || e.textContent.trim() || e.title"
     for kind in ("textbox", "combobox", "checkbox", "radio", "slider", "spinbutton", "button"):
         for element in app.page.get_by_role(kind).all():
-            name = element.evaluate("e => e.ariaLabel || [...(e.labels ?? [])].map(l => l.textContent).join(' ').trim() || e.textContent.trim() || e.title")
+            name = element.evaluate(named)
             assert name and name not in ("Dropdown", "Textbox", "Radio"), element.evaluate("e => e.outerHTML")
 
 
@@ -663,7 +676,7 @@ def test_the_shipped_checkpoints_answer_in_the_real_app(browser, tmp_path):
         pytest.skip("no checkpoint with gist tokens is shipped yet")
     port = free_port()
     with (tmp_path / "log.txt").open("w") as log:
-        server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=PROJECT_DIR, stdout=log, stderr=log, env=dict(os.environ))
+        server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=PROJECT_DIR, stdout=log, stderr=log)
     try:
         until(lambda: server.poll() is None and _answers(port), 120)
         context = browser.new_context()
@@ -678,7 +691,7 @@ def test_the_shipped_checkpoints_answer_in_the_real_app(browser, tmp_path):
         for card in app.page.locator(".gd-card").all():
             assert card.get_attribute("data-status") == "done" and not card.locator(".gd-error").count()
             assert card.locator(".gd-text").inner_text().strip() and card.locator(".gd-finish").count() == 1
-            assert not [value for value in card.locator("dd").all_inner_texts() if value in ("–", "")]
+            assert not [value for value in card.locator("dd").all_inner_texts() if value in (DASH, "")]
         app.close()
         context.close()
     except BaseException:

@@ -192,7 +192,8 @@ def test_places_may_touch_the_ends_of_the_text(span):
 
 def test_where_places_overlap_the_more_severe_wins():
     text = "0123456789"
-    assert marked(text, flag("warn", (2, 8)), flag("fail", (4, 6))) == [("01", ""), ("23", "warn"), ("45", "fail"), ("67", "warn"), ("89", "")]
+    inside = marked(text, flag("warn", (2, 8)), flag("fail", (4, 6)))
+    assert inside == [("01", ""), ("23", "warn"), ("45", "fail"), ("67", "warn"), ("89", "")]
     assert marked(text, flag("fail", (0, 5)), flag("warn", (3, 10))) == [("01234", "fail"), ("56789", "warn")]
 
 
@@ -268,12 +269,10 @@ def test_a_finished_answer_says_why_it_ended(reason):
 
 
 def test_numbers_are_shown_as_measured_and_dashes_until_then():
-    measured = done(
-        prompt_tokens=31, instruction_tokens=12, kept_tokens=4, kv_bytes=2048, answer_tokens=5, first_token_seconds=0.25, tokens_per_second=19.6
-    )
-    text = Page(cells.numbers(measured)).text
-    assert all(part in text for part in ("31 tok", "12 → 4 3.0×", "2 KiB", "5 tok", "0.25 s", "20/s"))
-    assert Page(cells.numbers(Cell("toy", "full"))).text.count("–") == 5
+    counts = {"prompt_tokens": 31, "instruction_tokens": 12, "kept_tokens": 4, "kv_bytes": 2048, "answer_tokens": 5}
+    text = Page(cells.numbers(done(**counts, first_token_seconds=0.25, tokens_per_second=19.6))).text
+    assert all(part in text for part in ("31 tok", "12 → 4 3.0\u00d7", "2 KiB", "5 tok", "0.25 s", "20/s"))
+    assert Page(cells.numbers(Cell("toy", "full"))).text.count("\u2013") == 5
 
 
 def test_rouge_shows_with_a_reference_and_its_bar_stays_inside():
@@ -285,7 +284,8 @@ def test_rouge_shows_with_a_reference_and_its_bar_stays_inside():
 
 def test_an_empty_answer_is_told_apart_from_one_that_has_not_begun():
     assert "(the model said nothing)" in cells.text_block(done(""))
-    assert "said nothing" not in cells.text_block(Cell("toy", "full")) and "said nothing" not in cells.text_block(Cell("toy", "full", "running"))
+    for status in ("waiting", "running"):
+        assert "said nothing" not in cells.text_block(Cell("toy", "full", status))
 
 
 def test_text_of_any_direction_is_laid_out_by_its_own_first_letter_and_tokens_from_left_to_right():
@@ -301,7 +301,9 @@ def test_the_grid_has_a_row_per_checkpoint_and_a_card_per_condition(manifest):
     assert page.with_class("gd-grid")[0]["data-finished"] == "false"
 
 
-@pytest.mark.parametrize(("stand_in", "template", "kind"), [(True, "plain", "base stand-in"), (False, "plain", "base"), (False, "chatml", "instruct")])
+@pytest.mark.parametrize(
+    ("stand_in", "template", "kind"), [(True, "plain", "base stand-in"), (False, "plain", "base"), (False, "chatml", "instruct")]
+)
 def test_a_row_says_what_kind_of_model_it_is(manifest, stand_in, template, kind):
     changed = dataclasses.replace(manifest, stand_in=stand_in, template=dataclasses.replace(manifest.template, name=template))
     assert f">{kind}<" in cells.row_head("toy", changed)
@@ -316,7 +318,8 @@ def test_invisible_tokens_are_made_visible():
 
 
 def test_a_broken_checkpoint_shows_its_reason_and_hides_no_other(manifest, tmp_path):
-    text = Page(panels.checkpoints([Entry("bad", tmp_path, None, "'bad' has no manifest.json."), Entry("toy", tmp_path, manifest, None)])).text
+    broken = Entry("bad", tmp_path, None, "'bad' has no manifest.json.")
+    text = Page(panels.checkpoints([broken, Entry("toy", tmp_path, manifest, None)])).text
     assert "✕ broken" in text and "'bad' has no manifest.json." in text and "● usable" in text and "Toy toy" in text
     assert "No checkpoint found" in panels.checkpoints([])
 

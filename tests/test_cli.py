@@ -101,7 +101,7 @@ def test_compare_prints_every_cell_with_numbers_and_flags(pool, capsys):
 def test_compare_prints_json_for_programs(pool, capsys):
     assert main(["compare", "Add.", "--checkpoint", "instruct", "--conditions", "full, none", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
-    assert [(r["checkpoint"], r["condition"], r["verdict"]) for r in records] == [("instruct", "full", "healthy"), ("instruct", "none", "healthy")]
+    assert [(r["checkpoint"], r["condition"], r["verdict"]) for r in records] == [("instruct", c, "healthy") for c in ("full", "none")]
     assert records[0]["text"] == "instruct full k=4 heard: Add."
 
 
@@ -155,7 +155,8 @@ def test_all_bad_generation_settings_are_reported_at_once(pool, refused):
 
 
 def test_bad_conditions_are_named_with_those_that_exist(pool, refused):
-    assert "condition 'sideways' is not known; allowed are full, gist, truncated, none, blind" in refused("compare", "Add.", "--conditions", "full,sideways")
+    line = refused("compare", "Add.", "--conditions", "full,sideways")
+    assert "condition 'sideways' is not known; allowed are full, gist, truncated, none, blind" in line
     assert "no condition is chosen" in refused("compare", "Add.", "--conditions", ",")
 
 

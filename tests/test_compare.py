@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from scripted import KV_BYTES_PER_TOKEN, LOOP, NAMES, SLOTS, Line, ScriptedPool, write_checkpoint, write_two_checkpoints
 
-from gistdemo.compare import CONTROLS, CompareRequest, compare
+from gistdemo.compare import CONTROLS, CompareRequest, compare, reusable
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import CheckpointError, PromptError, UsageError
 from gistdemo.generation import Sampling
@@ -302,6 +302,52 @@ def test_closing_the_generator_ends_the_work(pool):
     assert pool.running == 1
     snapshots.close()
     assert stop.is_set() and pool.wait_until_idle(3)
+
+
+# --- comparing again -------------------------------------------------------------------------------------------------
+
+
+def again(pool, before: CompareRequest, now: CompareRequest) -> tuple[list, list]:
+    """Compare twice, the second time keeping what can be kept: the conditions kept, and the snapshots of the second time."""
+    kept = reusable(run(before, pool)[-1].cells, before, now)
+    return [cell.condition for cell in kept], list(compare(now, pool, threading.Event(), 0.0, kept))
+
+
+def test_another_k_computes_only_what_depends_on_it(pool):
+    kept, snapshots = again(pool, asked(conditions=CONDITIONS, k=4), asked(conditions=CONDITIONS, k=8))
+    assert kept == ["full", "none"]
+    assert {c.condition: c.status for c in snapshots[0].cells} == {c: "done" if c in kept else "waiting" for c in CONDITIONS}
+    for cell in snapshots[-1].cells:
+        assert cell.text == f"instruct {cell.condition} k={4 if cell.condition in kept else 8} heard: Add 1 and 1."
+        assert cell.rouge_normalised is None or cell.condition != "full"
+    assert [c.kept_tokens for c in snapshots[-1].cells] == [12, 8, 8, 0, 8]
+
+
+def test_kept_answers_are_judged_beside_the_new_ones(pool):
+    pool.script = says(full="The sum is 2.", gist="The sum is 2.", none="Lovely weather.")
+    _, snapshots = again(pool, asked(conditions=("full", "none"), k=4), asked(conditions=("full", "gist", "none"), k=4))
+    gist = snapshots[-1].cells[1]
+    assert "F10" in codes(gist) and gist.rouge_normalised == pytest.approx(100)
+
+
+def test_where_everything_is_kept_nothing_runs(pool):
+    kept, snapshots = again(pool, asked(), asked())
+    assert kept == list(SHOWN) and len(pool.samplings) == 1
+    assert snapshots[-1].finished and snapshots[-1].message == "Done" and len(snapshots) == 2
+
+
+def test_nothing_is_kept_for_another_example_or_other_sampling(pool):
+    others = (Example("Add 1 and 2."), Example(ADD.instruction, "", "Another reference."))
+    for now in (*map(asked, others), asked(max_new_tokens=5), asked(seed=1)):
+        assert again(pool, asked(), now)[0] == []
+
+
+def test_answers_that_failed_or_were_stopped_are_not_kept(pool):
+    pool.script = says(full=Line("It", error="out of memory"))
+    assert again(pool, asked(), asked())[0] == ["gist", "truncated"]
+    stop = threading.Event()
+    stop.set()
+    assert not reusable(run(asked(), pool, stop)[-1].cells, asked(), asked())
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

@@ -214,6 +214,14 @@ def test_a_failing_row_ends_with_an_error_and_the_others_as_without_it(adapted, 
     assert answers == alone
 
 
+def test_a_row_that_named_no_adapter_leaves_the_next_request_on_plain_weights(adapted):
+    plain = [adapted.row("full", example) for example in EXAMPLES]
+    before = adapted.ids(plain)
+    nobody = replace(adapted.row("gist", EXAMPLES[0]), compress_adapter="nobody")
+    assert adapted.generate([nobody])[0].reason == "error"
+    assert adapted.ids(plain) == before
+
+
 def test_when_every_row_fails_every_row_says_so(adapted):
     rows = list(broken_rows(adapted).values())
     assert [answer.reason for answer in adapted.generate(rows)] == ["error"] * len(rows)

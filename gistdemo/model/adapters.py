@@ -114,9 +114,9 @@ class AdapterHost:
         if name is None:
             self._peft.base_model.disable_adapter_layers()
         else:
+            self._peft.set_adapter(name)  # first: an unknown name raises here, with nothing switched yet
             if self._active is None:
                 self._peft.base_model.enable_adapter_layers()
-            self._peft.set_adapter(name)
         self._active = name
 
     def _settle(self, name: str) -> None:
