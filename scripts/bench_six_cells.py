@@ -47,7 +47,7 @@ def batched(engine: Engine, rows: list[EngineRow], tokens: int) -> list[list[int
 def one_call(model: GistModel, row: EngineRow, tokens: int) -> list[int]:
     """The cell through model.generate; on a gist cache where the condition has one."""
     ids = torch.tensor([row.plan.prompt_ids])
-    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
+    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
     if row.plan.compress_ids is None:
         return model.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0, ids.shape[1] :].tolist()
     cache = model.compress([Compression(row.plan.compress_ids, row.slots, row.compress_adapter)])

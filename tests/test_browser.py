@@ -26,7 +26,11 @@ from gistdemo.data.examples import ExampleSources
 from gistdemo.settings import PROJECT_DIR, Settings
 from gistdemo.ui.compare_tab import OPENING
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Gradio's own, about pandas
+    pytest.mark.filterwarnings("default:BROWSER TESTS"),
+]
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 CHROMIUM += ["--disable-component-update", "--disable-sync"]
 SHOWN = ("full", "gist", "truncated")

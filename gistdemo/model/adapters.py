@@ -9,15 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import linear
 
-PLAIN_WEIGHTS = "__base__"  # PEFT's word for "no adapter" in a batch with mixed rows
+
+def _routes(rows: Sequence[str | None]) -> list[tuple[slice | list[int], str]]:
+    """Rows of each adapter: a slice where they stand together (no copy), else their numbers."""
+    found = []
+    for name in dict.fromkeys(name for name in rows if name is not None):
+        at = [n for n, other in enumerate(rows) if other == name]
+        found.append((slice(at[0], at[-1] + 1) if at[-1] - at[0] + 1 == len(at) else at, name))
+    return found
 
 
 class AdapterHost:
@@ -28,6 +38,8 @@ class AdapterHost:
         self.lock = threading.RLock()
         self._peft: PeftModel | None = None
         self._active: str | None = None  # how PEFT's modules stand now; read and changed under the lock
+        self._routes: list[tuple[slice | list[int], str]] = []  # rows and their adapter, during one mixed forward pass
+        self._hooked: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,11 +113,29 @@ class AdapterHost:
         rows: B adapter names or None. inputs: as for the stock model. Returns the stock model's output.
         """
         with self.lock:
+            unknown = set(rows) - {None, *self.names}
+            if unknown:
+                raise ValueError(f"No adapter '{unknown.pop()}' is attached. Attached are: {', '.join(self.names) or 'none'}.")
             if len(set(rows)) == 1:
                 self._activate(rows[0])
                 return self.model(**inputs)
-            self._activate(next(name for name in rows if name is not None))  # mixed rows need adapters switched on, whichever
-            return self._peft(adapter_names=[name or PLAIN_WEIGHTS for name in rows], **inputs)
+            self._activate(None)
+            self._routes = _routes(rows)
+            try:
+                return self.model(**inputs)
+            finally:
+                self._routes = []
+
+    def _add_rows(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Forward hook of every LoRA layer: add each adapter's part to the rows that named it, in place.
+
+        PEFT has mixed batches too (`adapter_names`); they cost 17 ms of a 91 ms step of six rows on two cores, this 3 ms.
+        """
+        for at, name in self._routes:
+            if name in layer.lora_A:
+                low = linear(args[0][at], layer.lora_A[name].weight)  # (rows, T, rank)
+                output[at] += linear(low, layer.lora_B[name].weight) * layer.scaling[name]
+        return output
 
     def _activate(self, name: str | None) -> None:
         """Switch PEFT's modules, unless they stand that way already: walking all modules costs as much as a third of a step."""
@@ -120,8 +150,12 @@ class AdapterHost:
         self._active = name
 
     def _settle(self, name: str) -> None:
-        """Start from a known state after PEFT changed the modules: eval mode (it allows mixed rows in that only), `name` active."""
-        self._peft.eval()  # the wrapper included: PEFT looks at its flag, too
+        """Start from a known state after PEFT changed the modules: eval mode, our hook on all LoRA layers, `name` active."""
+        self._peft.eval()
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer) and module not in self._hooked:
+                module.register_forward_hook(self._add_rows)
+                self._hooked.add(module)
         self._active = None
         self._activate(name)
 
