@@ -16,7 +16,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="gistdemo: full, gist and truncated prompts side by side, in the browser.")
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
-    parser.add_argument("--data", default="embedded", help="examples to open with: .json, .jsonl, .parquet or a hub dataset id (default: the embedded set)")
+    parser.add_argument(
+        "--data", default="embedded", help="examples to open with: .json, .jsonl, .parquet or a hub dataset id (default: the embedded set)"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gistdemo", description="Compare full, gist and truncated prompts; train gist checkpoints.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gistdemo", description="Compare full, gist and truncated prompts; train gist checkpoints."
+    )
     parser.add_argument("--version", action="version", version=f"gistdemo {__version__}")
     parser.add_argument("--verbose", action="store_true", help="print the log, tracebacks included")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -51,7 +53,9 @@ def _add_compare(commands) -> None:
     p.add_argument("--input", default="", help="text the instruction works on")
     p.add_argument("--reference", default="", help="a reference answer, for ROUGE")
     p.add_argument("--checkpoint", action="append", metavar="NAME", help="name or folder; repeat for several (default: all usable ones)")
-    p.add_argument("--conditions", default=",".join(DEFAULT_CONDITIONS), help=f"comma-separated, of {', '.join(CONDITIONS)} (default: %(default)s)")
+    p.add_argument(
+        "--conditions", default=",".join(DEFAULT_CONDITIONS), help=f"comma-separated, of {', '.join(CONDITIONS)} (default: %(default)s)"
+    )
     p.add_argument("--k", type=int, default=4, help="gist tokens, and the budget of `truncated` (default: %(default)s)")
     p.add_argument("--max-new-tokens", type=int, default=128, help="answer limit (default: %(default)s)")
     p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
@@ -93,7 +97,11 @@ def _cell_text(cell) -> str:
     head = f"== {cell.checkpoint} / {cell.condition}"
     if cell.error:
         return f"{head}: error\n{cell.error}"
-    numbers = [f"prompt {cell.prompt_tokens} tokens", f"instruction {cell.instruction_tokens} -> {cell.kept_tokens}", f"KV {cell.kv_bytes / 1024:.0f} KiB"]
+    numbers = [
+        f"prompt {cell.prompt_tokens} tokens",
+        f"instruction {cell.instruction_tokens} -> {cell.kept_tokens}",
+        f"KV {cell.kv_bytes / 1024:.0f} KiB",
+    ]
     numbers.append(f"answer {cell.answer_tokens} tokens ({cell.finish_reason})")
     if cell.first_token_seconds is not None:
         numbers.append(f"first token {cell.first_token_seconds:.2f} s")
@@ -106,8 +114,12 @@ def _cell_text(cell) -> str:
 
 
 def _add_train(commands) -> None:
-    p = commands.add_parser("train", help="train a gist checkpoint, or resume a run", description="Settings of a run; see TrainConfig for their meaning.")
-    p.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed")
+    p = commands.add_parser(
+        "train", help="train a gist checkpoint, or resume a run", description="Settings of a run; see TrainConfig for their meaning."
+    )
+    p.add_argument(
+        "--run", type=Path, required=True, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed"
+    )
     p.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder to write (default: DIR/checkpoint)")
     for field in dataclasses.fields(TrainConfig):
         flag, required = "--" + field.name.replace("_", "-"), field.default is dataclasses.MISSING
@@ -115,7 +127,12 @@ def _add_train(commands) -> None:
             p.add_argument(flag, required=True, choices=MODES)
         elif isinstance(field.default, tuple):
             item = type(field.default[0])
-            p.add_argument(flag, type=lambda text, item=item: tuple(_item(part, item) for part in text.split(",")), default=field.default, metavar="A,B,..")
+            p.add_argument(
+                flag,
+                type=lambda text, item=item: tuple(_item(part, item) for part in text.split(",")),
+                default=field.default,
+                metavar="A,B,..",
+            )
         else:
             kind = str if required else type(field.default)
             p.add_argument(flag, required=required, type=kind, default=None if required else field.default, metavar=kind.__name__.upper())
@@ -156,7 +173,9 @@ def _add_checkpoints(commands) -> None:
 def _checkpoints(args, settings: Settings) -> int:
     entries = list_checkpoints(settings.checkpoint_dirs)
     if args.json:
-        records = [{"name": e.name, "problem": e.problem, "manifest": json.loads(e.manifest.to_json()) if e.manifest else None} for e in entries]
+        records = [
+            {"name": e.name, "problem": e.problem, "manifest": json.loads(e.manifest.to_json()) if e.manifest else None} for e in entries
+        ]
         print(json.dumps(records, ensure_ascii=False, indent=2))
         return 0
     for entry in entries:
@@ -165,7 +184,9 @@ def _checkpoints(args, settings: Settings) -> int:
             continue
         m = entry.manifest
         budget = f"k 1..{m.max_k}" if m.max_k else "no gist"
-        print(f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}{' (stand-in)' if m.stand_in else ''}{_recovery_text(m.recovery)}")
+        print(
+            f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}{' (stand-in)' if m.stand_in else ''}{_recovery_text(m.recovery)}"
+        )
     if not entries:
         print("No checkpoint found in " + ", ".join(str(folder) for folder in settings.checkpoint_dirs))
     return 0

@@ -111,7 +111,18 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: everything that is measured, nothing about display."""
-        names = ("checkpoint", "condition", "status", "text", "prompt_tokens", "instruction_tokens", "kept_tokens", "ratio", "kv_bytes", "answer_tokens")
+        names = (
+            "checkpoint",
+            "condition",
+            "status",
+            "text",
+            "prompt_tokens",
+            "instruction_tokens",
+            "kept_tokens",
+            "ratio",
+            "kv_bytes",
+            "answer_tokens",
+        )
         names += ("first_token_seconds", "tokens_per_second", "finish_reason", "error", "rouge", "rouge_normalised")
         return {n: getattr(self, n) for n in names} | (self.diagnosis.to_dict() if self.diagnosis else {"verdict": None, "flags": []})
 

@@ -67,10 +67,14 @@ def _template_from_chat(tokenizer: Any) -> Template:
     try:
         text = tokenizer.apply_chat_template([{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True)
     except Exception as error:  # jinja, missing template, unsupported roles: all the tokenizer's own
-        raise BackboneError(f"The tokenizer's chat template cannot be rendered ({error}). Use the backbone as a base model instead.") from error
+        raise BackboneError(
+            f"The tokenizer's chat template cannot be rendered ({error}). Use the backbone as a base model instead."
+        ) from error
     head, found, suffix = text.partition(marker)
     if not found or not head or not suffix or marker in suffix:
-        raise BackboneError("The tokenizer's chat template does not place the user's text between two constant parts; such templates are not supported.")
+        raise BackboneError(
+            "The tokenizer's chat template does not place the user's text between two constant parts; such templates are not supported."
+        )
     return Template("chat", head, "", "\n", suffix, "", (str(tokenizer.eos_token),))
 
 

@@ -1,6 +1,5 @@
 """Every flag fires on what it is for and not on its near miss; ordinary text of many kinds is not degenerate."""
 
-# ruff: noqa: RUF001 - texts in other scripts hold letters that look like Latin ones
 from __future__ import annotations
 
 import json
@@ -578,3 +577,13 @@ def test_words_of_many_scripts_are_units():
     assert split_units("snake_case __init__ हिन्दी e\u0301a 海だ ❤️❤️ -----").values == (
         *("snake_case", "__", "init", "__", "हिन्दी", "e\u0301a", "海", "だ", "❤️❤️", "-----"),
     )
+
+
+def test_a_list_as_the_task_does_not_excuse_prose_that_repeats_until_the_limit():
+    sentences = [
+        f"The new policy will be implemented by the department, which is responsible for the new policy{end}" for end in (".", ", too.")
+    ]
+    text = " ".join(sentences * 6)
+    asked = "List five ways a library could attract readers."
+    assert diagnose(text, instruction=asked, finish_reason="limit").verdict == "degenerate"
+    assert diagnose(text, instruction="Repeat this sentence many times.", finish_reason="limit").verdict == "warning"

@@ -1,11 +1,11 @@
 """What a gist checkpoint folder must hold, read and checked without torch.
 
-    checkpoints/NAME/
-      manifest.json        this module's record: backbone digest, template, slots, files with sha256, training, recovery
-      gist.safetensors     "slots": (K, E), the gist vectors (absent in mode `lm`)
-      adapter/             optional LoRA in PEFT's format, on in phase 1 only (the compressor)
-      backbone_adapter/    optional LoRA in PEFT's format, on in both phases (a tuned or stand-in backbone)
-      README.md            the card
+checkpoints/NAME/
+  manifest.json        this module's record: backbone digest, template, slots, files with sha256, training, recovery
+  gist.safetensors     "slots": (K, E), the gist vectors (absent in mode `lm`)
+  adapter/             optional LoRA in PEFT's format, on in phase 1 only (the compressor)
+  backbone_adapter/    optional LoRA in PEFT's format, on in both phases (a tuned or stand-in backbone)
+  README.md            the card
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
 def _parse(record: Any, name: str) -> Manifest:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise CheckpointError(f"'{name}': manifest format is {found!r}; this version reads format {FORMAT}. Train it again or update gistdemo.")
+        raise CheckpointError(
+            f"'{name}': manifest format is {found!r}; this version reads format {FORMAT}. Train it again or update gistdemo."
+        )
     fields = {f.name: f for f in dataclasses.fields(Manifest)}
     missing = [n for n, f in fields.items() if n not in record and f.default_factory is dataclasses.MISSING]
     if missing:
@@ -97,7 +99,9 @@ def _parse(record: Any, name: str) -> Manifest:
         manifest = Manifest(**values)
         _check_values(manifest)
     except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"'{name}': manifest.json has a field of the wrong form ({error}). Copy the checkpoint folder again.") from error
+        raise CheckpointError(
+            f"'{name}': manifest.json has a field of the wrong form ({error}). Copy the checkpoint folder again."
+        ) from error
     return manifest
 
 

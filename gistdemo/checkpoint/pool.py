@@ -68,7 +68,9 @@ class ModelPool:
 
                 found = backbones.load(name, self.settings, progress)
                 model = GistModel(found.model)
-                self._backbones[name] = LoadedBackbone(name, model, found.tokenizer, Engine(model, found.tokenizer), found.digest, found.kind)
+                self._backbones[name] = LoadedBackbone(
+                    name, model, found.tokenizer, Engine(model, found.tokenizer), found.digest, found.kind
+                )
             return self._backbones[name]
 
     def checkpoint(self, entry: Entry, progress: Progress | None = None) -> tuple[LoadedBackbone, LoadedCheckpoint]:

@@ -39,7 +39,9 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:
     entry = entries.get(name) or (_entry(Path(name)) if os.path.isdir(name) else None)  # isdir: False for names no path can have
     if entry is None:
         known = ", ".join(n for n, e in entries.items() if e.manifest and e.manifest.max_k) or "none"
-        raise CheckpointError(f"There is no checkpoint '{name}'. Available: {known}. Give one of these names or the path of a checkpoint folder.")
+        raise CheckpointError(
+            f"There is no checkpoint '{name}'. Available: {known}. Give one of these names or the path of a checkpoint folder."
+        )
     if entry.manifest is None:
         raise CheckpointError(f"Checkpoint {entry.problem}")
     return entry

@@ -62,7 +62,9 @@ def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEn
     try:
         slots = load_file(folder / GIST_FILE)["slots"].float() if manifest.max_k else torch.zeros(0, width)
     except (SafetensorError, KeyError, OSError) as error:
-        raise CheckpointError(f"Checkpoint '{manifest.name}': {GIST_FILE} cannot be read ({error}). Copy the checkpoint folder again.") from error
+        raise CheckpointError(
+            f"Checkpoint '{manifest.name}': {GIST_FILE} cannot be read ({error}). Copy the checkpoint folder again."
+        ) from error
     if slots.shape != (manifest.max_k, width):
         raise CheckpointError(
             f"Checkpoint '{manifest.name}': gist vectors have shape {tuple(slots.shape)}, expected {(manifest.max_k, width)}. Copy the folder again."
@@ -79,7 +81,9 @@ def _attach_adapters(manifest: Manifest, folder: Path, model: GistModel) -> tupl
         try:
             model.adapters.attach(name, folder / sub)
         except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
-            raise CheckpointError(f"Checkpoint '{manifest.name}': its {sub} does not fit the backbone ({error}). Copy the folder again.") from error
+            raise CheckpointError(
+                f"Checkpoint '{manifest.name}': its {sub} does not fit the backbone ({error}). Copy the folder again."
+            ) from error
         return name
 
     decode = attach_one(BACKBONE_ADAPTER_DIR) if manifest.has_backbone_adapter else None

@@ -148,10 +148,14 @@ def _json_line(line: str, number: int, path: Path) -> Any:
 
 def _read_hub(name: str) -> Iterable[Any]:
     if name.count("/") != 1:
-        raise DataError(f"'{name}' is neither a file nor a hub dataset id. Give a path to .json, .jsonl or .parquet, or an id such as tatsu-lab/alpaca.")
+        raise DataError(
+            f"'{name}' is neither a file nor a hub dataset id. Give a path to .json, .jsonl or .parquet, or an id such as tatsu-lab/alpaca."
+        )
     import datasets
 
     try:
         return datasets.load_dataset(name, split="train")
     except Exception as error:
-        raise DataError(f"Hub dataset '{name}' cannot be loaded ({one_line(error)[:200]}). Check the id and the network, or give a local file.") from error
+        raise DataError(
+            f"Hub dataset '{name}' cannot be loaded ({one_line(error)[:200]}). Check the id and the network, or give a local file."
+        ) from error

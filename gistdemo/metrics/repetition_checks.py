@@ -61,7 +61,8 @@ def repetitive(answer: Answer) -> Iterator[Flag]:
     worst = max(windows, key=lambda window: (window.strong, window.votes, window.repetition), default=None)
     if worst is None or not (worst.strong or worst.votes >= 2):
         return
-    severity: Severity = "fail" if worst.strong and not answer.may_repeat else "warn"
+    endless = worst.extreme and answer.finish_reason == "limit" and not ASKS_TO_REPEAT.search(answer.instruction or "")
+    severity: Severity = "fail" if worst.strong and (endless or not answer.may_repeat) else "warn"
     span = worst.span if worst.span[0] < worst.span[1] else None
     yield Flag("F4", "repetitive", severity, span, worst.evidence, worst.repetition)
 
@@ -135,6 +136,11 @@ class _Window:
     def strong(self) -> bool:
         """Whether one measure alone is enough."""
         return self.repetition > STRONG_REPETITION or self.compression > STRONG_COMPRESSION
+
+    @property
+    def extreme(self) -> bool:
+        """Whether all measures agree so far beyond their thresholds that a list or a table as the task is no excuse."""
+        return self.repetition > STRONG_REPETITION and self.compression > STRONG_COMPRESSION and self.distinct_2 < DISTINCT_2
 
     @property
     def evidence(self) -> str:

@@ -68,7 +68,9 @@ class AdapterHost:
     def create(self, name: str, rank: int, alpha: int, targets: Sequence[str], seed: int) -> None:
         """Add a new adapter that changes nothing yet (PEFT starts B at zero); A is drawn from `seed`."""
         with self.lock:
-            self._add(name, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"), seed)
+            self._add(
+                name, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"), seed
+            )
 
     def add_sum(self, name: str, parts: Sequence[str]) -> None:
         """Add an adapter that acts as the sum of others (exact: their low-rank factors are concatenated)."""

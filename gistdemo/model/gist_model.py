@@ -140,9 +140,7 @@ class GistModel:
         targets = torch.cat([torch.as_tensor(list(answer)) for answer in answers]).to(self.device)
         return self.model.lm_head(hidden[predicts]), targets
 
-    def next_logits(
-        self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, position_ids: Tensor, cache: DynamicCache
-    ) -> Tensor:
+    def next_logits(self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, position_ids: Tensor, cache: DynamicCache) -> Tensor:
         """Phase 2, one stretch of decoding: append ids (B, T) to the cache and return the last position's logits (B, V) in fp32.
 
         mask: (B, P + T) int64 over cache and ids. position_ids: (B, T). The cache grows in place.

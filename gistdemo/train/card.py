@@ -19,25 +19,42 @@ def write_card(manifest: Manifest) -> str:
     lines = [f"# {manifest.title}", "", manifest.summary or WHAT[manifest.mode], "", WHAT[manifest.mode], ""]
     lines += [f"- Backbone: `{manifest.backbone}` (`{manifest.backbone_digest[:19]}...`)"]
     if manifest.stand_in:
-        lines += ["- The base model here is a **stand-in**: the instruct weights with their instruction-following trained away on raw web text."]
-    lines += [f"- Mode: `{manifest.mode}`; gist tokens: {manifest.max_k} (trained budgets {', '.join(map(str, manifest.trained_k)) or 'none'})", ""]
+        lines += [
+            "- The base model here is a **stand-in**: the instruct weights with their instruction-following trained away on raw web text."
+        ]
+    lines += [
+        f"- Mode: `{manifest.mode}`; gist tokens: {manifest.max_k} (trained budgets {', '.join(map(str, manifest.trained_k)) or 'none'})",
+        "",
+    ]
     for target, title in (("references", "reference answers"), ("own_answers", "the backbone's own greedy full-prompt answers")):
         if target in manifest.recovery:
             lines += _recovery_table(manifest.recovery[target], title)
     if "held_out_nll" in manifest.recovery:
         lines += [f"Held-out text: {manifest.recovery['held_out_nll']:.3f} nats per token.", ""]
     training = manifest.training
-    lines += ["## Training", "", f"{training['steps']} steps in {training['seconds'] / 60:.1f} min on {training['device']}. All settings and the digests of the rows: manifest.json.", ""]
+    lines += [
+        "## Training",
+        "",
+        f"{training['steps']} steps in {training['seconds'] / 60:.1f} min on {training['device']}. All settings and the digests of the rows: manifest.json.",
+        "",
+    ]
     if "command" in training:
         lines += ["```sh", training["command"], "```", ""]
-    lines += ["## Licence", "", "Weights of the backbone: Apache-2.0 (SmolLM2). The training rows are in part CC BY-NC 4.0 (Alpaca) or ODC-BY (C4 web text): "]
+    lines += [
+        "## Licence",
+        "",
+        "Weights of the backbone: Apache-2.0 (SmolLM2). The training rows are in part CC BY-NC 4.0 (Alpaca) or ODC-BY (C4 web text): ",
+    ]
     lines[-1] += "treat this checkpoint as non-commercial."
     return "\n".join(lines) + "\n"
 
 
 def _recovery_table(figures: dict[str, Any], title: str) -> list[str]:
     """Recovery per budget beside its control (another row's gist)."""
-    lines = [f"Recovery on {figures['rows']} held-out rows, {title} (0 = blind, 1 = lossless; `swapped` = another row's gist, should be near 0):", ""]
+    lines = [
+        f"Recovery on {figures['rows']} held-out rows, {title} (0 = blind, 1 = lossless; `swapped` = another row's gist, should be near 0):",
+        "",
+    ]
     lines += ["| k | recovery | swapped | NLL gist |", "| --- | --- | --- | --- |"]
     for k, row in figures["by_k"].items():
         recovery, swapped = (f"{row[name]:.2f}" if row[name] is not None else "-" for name in ("recovery", "swapped"))

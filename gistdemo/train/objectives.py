@@ -130,7 +130,9 @@ class GistLearning:
         self.held, held_kept, _ = self._encode(held[: config.evaluate_rows * 2])
         self.held, held_kept = self.held[: config.evaluate_rows], held_kept[: config.evaluate_rows]
         if not self.train or len(self.held) < 2:
-            raise DataError(f"'{rows.name}' leaves {len(self.train)} rows to train on and {len(self.held)} to judge by; at least 1 and 2 are needed.")
+            raise DataError(
+                f"'{rows.name}' leaves {len(self.train)} rows to train on and {len(self.held)} to judge by; at least 1 and 2 are needed."
+            )
         self._data = _described(rows, kept, held_kept, too_long, config)
         self.judged = {"references": self.held}
         self._known: dict[str, dict[str, Any]] = {}
@@ -230,5 +232,9 @@ def _described(rows: Rows, train: Sequence[Example], held: Sequence[Example], to
     return {
         "train": {"name": rows.name, "rows": len(train), "digest": rows_digest(train)},
         "rejected": dict(rows.rejected) | ({"longer than max_prompt_tokens or not encodable": too_long} if too_long else {}),
-        "validation": {"name": config.validation.rsplit("/", 1)[-1] or f"split of {rows.name}", "rows": len(held), "digest": rows_digest(held)},
+        "validation": {
+            "name": config.validation.rsplit("/", 1)[-1] or f"split of {rows.name}",
+            "rows": len(held),
+            "digest": rows_digest(held),
+        },
     }

@@ -1,8 +1,8 @@
 """One training run: a directory that tells all, a loop that can be killed at any step and resumed, a checkpoint at the end.
 
-    RUN/config.json     the settings          RUN/metrics.jsonl   one JSON object per step and per evaluation
-    RUN/log.txt         what happened         RUN/state.pt        weights being trained, optimizer, step (replaced atomically)
-    RUN/checkpoint/     the gist checkpoint, once done
+RUN/config.json     the settings          RUN/metrics.jsonl   one JSON object per step and per evaluation
+RUN/log.txt         what happened         RUN/state.pt        weights being trained, optimizer, step (replaced atomically)
+RUN/checkpoint/     the gist checkpoint, once done
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ class Loop:
         with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if "loss" in record and (record["step"] % 10 == 0 or record["step"] < 4):
-            log.info("step %d of %d: loss %.4f, %.2f s/step", record["step"], self.config.steps, record["loss"], self.seconds / record["step"])
+            log.info(
+                "step %d of %d: loss %.4f, %.2f s/step", record["step"], self.config.steps, record["loss"], self.seconds / record["step"]
+            )
 
     def _save(self, step: int) -> None:
         state = {
@@ -177,7 +179,9 @@ class Loop:
             torch.save(state, building)
             os.replace(building, self.run_dir / "state.pt")
         except OSError as error:
-            raise TrainingError(f"The state of step {step} cannot be saved ({error}). Free disk space and resume; the last save is kept.") from error
+            raise TrainingError(
+                f"The state of step {step} cannot be saved ({error}). Free disk space and resume; the last save is kept."
+            ) from error
         finally:
             building.unlink(missing_ok=True)
 
@@ -201,14 +205,18 @@ class Loop:
 
 def _require_number(name: str, value: Tensor, step: int) -> None:
     if not torch.isfinite(value):
-        raise TrainingError(f"{name} is {value.item()} at step {step + 1}. The state of the last save is kept; lower the learning rate and resume.")
+        raise TrainingError(
+            f"{name} is {value.item()} at step {step + 1}. The state of the last save is kept; lower the learning rate and resume."
+        )
 
 
 def _claim(run_dir: Path, config: TrainConfig) -> None:
     """Write the settings, or check that the directory's settings are these."""
     path = run_dir / "config.json"
     if path.exists() and path.read_text(encoding="utf-8") != config.to_json():
-        raise TrainingError(f"Run directory '{run_dir.name}' was started with other settings. Use its own settings to resume, or a new directory.")
+        raise TrainingError(
+            f"Run directory '{run_dir.name}' was started with other settings. Use its own settings to resume, or a new directory."
+        )
     path.write_text(config.to_json(), encoding="utf-8")
 
 

@@ -19,7 +19,13 @@ GENERATION_BATCH = 32
 
 
 def own_answers(
-    engine: Engine, stop_ids: frozenset[int], prompts: Sequence[EncodedPrompt], decode_adapter: str | None, limit: int, key: str, cache_dir: Path
+    engine: Engine,
+    stop_ids: frozenset[int],
+    prompts: Sequence[EncodedPrompt],
+    decode_adapter: str | None,
+    limit: int,
+    key: str,
+    cache_dir: Path,
 ) -> list[tuple[int, ...]]:
     """Greedy answers of `prompts` (end token included where reached), at most `limit` tokens each, in the order given.
 

@@ -138,7 +138,9 @@ def page_arguments(assets: Path) -> dict[str, Any]:
     """theme, css, js, head and icon for `launch`."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
-    theme = gr.themes.Base(primary_hue="teal", secondary_hue="teal", neutral_hue="stone", font=fonts, font_mono=mono, radius_size="sm", spacing_size="sm")
+    theme = gr.themes.Base(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="stone", font=fonts, font_mono=mono, radius_size="sm", spacing_size="sm"
+    )
     script = (assets / "page.js").read_text(encoding="utf-8")
     return {
         "theme": theme,

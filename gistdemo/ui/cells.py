@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Sequence
 
 from gistdemo.checkpoint.manifest import Manifest
@@ -40,7 +41,9 @@ def grid(snapshot: Snapshot, manifests: dict[str, Manifest]) -> str:
     for checkpoint in dict.fromkeys(cell.checkpoint for cell in snapshot.cells):
         cells = [cell for cell in snapshot.cells if cell.checkpoint == checkpoint]
         cards = "".join(card(cell) for cell in cells)
-        rows.append(f'<section class="gd-row">{row_head(checkpoint, manifests.get(checkpoint))}<div class="gd-cards gd-n{len(cells)}">{cards}</div></section>')
+        rows.append(
+            f'<section class="gd-row">{row_head(checkpoint, manifests.get(checkpoint))}<div class="gd-cards gd-n{len(cells)}">{cards}</div></section>'
+        )
     return f'<div class="gd-grid" data-finished="{str(snapshot.finished).lower()}">{"".join(rows)}</div>'
 
 
@@ -94,7 +97,11 @@ def numbers(cell: Cell) -> str:
     first = f"{cell.first_token_seconds:.2f} s" if cell.first_token_seconds is not None else "–"
     kv = f"{cell.kv_bytes / 1024:,.0f} KiB" if cell.kv_bytes is not None else "–"
     items = [
-        ("prompt", f"{cell.prompt_tokens} tok" if cell.prompt_tokens is not None else "–", "tokens the decoder can attend to when the answer starts"),
+        (
+            "prompt",
+            f"{cell.prompt_tokens} tok" if cell.prompt_tokens is not None else "–",
+            "tokens the decoder can attend to when the answer starts",
+        ),
         ("instruction", kept, "instruction tokens → tokens kept of it"),
         ("KV cache", kv, "keys and values of the prompt kept in memory"),
         ("answer", f"{cell.answer_tokens} tok", "tokens generated"),
@@ -139,14 +146,16 @@ def highlight(text: str, found: Sequence[Flag]) -> str:
     borders = sorted({0, len(text), *(b for start, stop, _ in spans for b in (start, stop))})
     parts = []
     last: Flag | None = None
-    for start, stop in zip(borders, borders[1:], strict=False):
+    for start, stop in itertools.pairwise(borders):
         over = [flag for a, b, flag in spans if a <= start and stop <= b]
         flag = max(over, key=lambda f: (order[f.severity], f.name == "loop"), default=None)
         piece = escape(text[start:stop])
         if flag is not None and flag is last:
             parts[-1] = parts[-1].removesuffix("</mark>") + piece + "</mark>"
         elif flag is not None:
-            parts.append(f'<mark class="gd-m-{flag.severity}" title="{escape(NAMES.get(flag.name, flag.name))}: {escape(flag.evidence)}">{piece}</mark>')
+            parts.append(
+                f'<mark class="gd-m-{flag.severity}" title="{escape(NAMES.get(flag.name, flag.name))}: {escape(flag.evidence)}">{piece}</mark>'
+            )
         else:
             parts.append(piece)
         last = flag
@@ -158,7 +167,8 @@ def flags(diagnosis: Diagnosis | None) -> str:
     if diagnosis is None or not diagnosis.flags:
         return ""
     items = "".join(
-        f'<li class="gd-f-{f.severity}"><b>{SEVERITY_MARKS[f.severity]} {escape(NAMES.get(f.name, f.name))}</b> <span>{escape(f.evidence)}</span> <code>{f.code}</code></li>'
+        f'<li class="gd-f-{f.severity}"><b>{SEVERITY_MARKS[f.severity]} {escape(NAMES.get(f.name, f.name))}</b> '
+        f"<span>{escape(f.evidence)}</span> <code>{f.code}</code></li>"
         for f in diagnosis.flags
     )
     return f'<ul class="gd-flags">{items}</ul>'
@@ -183,7 +193,12 @@ def seen_by_model(snapshot: Snapshot) -> str:
         return '<p class="gd-hint">Press Compare: every token of each prompt then shows here, with what became of it.</p>'
     legend = "".join(
         f'<span class="gd-t gd-t-{fate}">{word}</span>'
-        for fate, word in (("shown", "read as text"), ("compressed", "compressed, then out of sight"), ("slot", "gist token"), ("dropped", "dropped"))
+        for fate, word in (
+            ("shown", "read as text"),
+            ("compressed", "compressed, then out of sight"),
+            ("slot", "gist token"),
+            ("dropped", "dropped"),
+        )
     )
     return f'<div class="gd-legend">{legend}</div>{"".join(blocks)}'
 

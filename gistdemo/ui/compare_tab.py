@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
 INPUT_FILTERS = {"all": None, "with input": True, "no input": False}
 BUDGETS = (1, 2, 4, 8, 16)
-OPENING = 13  # the embedded example in the form at the start: its first four tokens say nothing of its subject
+OPENING = 73  # the embedded example in the form at the start: its first four tokens say nothing of its subject
 
 
 class Running:
@@ -97,12 +97,29 @@ class CompareTab:
     def _browser(self, first_source: str) -> None:
         self.source = gr.State(first_source)
         with gr.Row(elem_classes="gd-tight"):
-            self.find = gr.Textbox(label="Search examples", placeholder="Search examples", show_label=False, container=False, scale=3, elem_id="gd-find")
+            self.find = gr.Textbox(
+                label="Search examples", placeholder="Search examples", show_label=False, container=False, scale=3, elem_id="gd-find"
+            )
             self.surprise = gr.Button("Surprise me", size="sm", scale=1, min_width=110, elem_id="gd-surprise")
         with gr.Row(elem_classes="gd-tight"):
-            self.with_input = gr.Radio(list(INPUT_FILTERS), value="all", label="With or without input", show_label=False, container=False, elem_id="gd-with-input", scale=3)
+            self.with_input = gr.Radio(
+                list(INPUT_FILTERS),
+                value="all",
+                label="With or without input",
+                show_label=False,
+                container=False,
+                elem_id="gd-with-input",
+                scale=3,
+            )
             self.category = gr.Dropdown(
-                self._categories(first_source), value="any kind", label="Kind of example", show_label=False, container=False, elem_id="gd-category", scale=2, min_width=120
+                self._categories(first_source),
+                value="any kind",
+                label="Kind of example",
+                show_label=False,
+                container=False,
+                elem_id="gd-category",
+                scale=2,
+                min_width=120,
             )
         self.table = gr.Dataframe(
             value=self.rows(first_source),
@@ -127,13 +144,19 @@ class CompareTab:
         self.instruction = gr.Textbox(first.instruction, label="Instruction", lines=2, max_lines=6, elem_id="gd-instruction")
         with gr.Row(elem_classes="gd-tight"):
             self.input = gr.Textbox(first.input, label="Input (optional)", lines=2, max_lines=6, elem_id="gd-input")
-            self.reference = gr.Textbox(first.output, label="Reference answer (optional, for ROUGE)", lines=2, max_lines=6, elem_id="gd-reference")
+            self.reference = gr.Textbox(
+                first.output, label="Reference answer (optional, for ROUGE)", lines=2, max_lines=6, elem_id="gd-reference"
+            )
         with gr.Row(elem_classes="gd-tight"):
             self.checkpoints = gr.CheckboxGroup(usable, value=[n for _, n in usable], label="Checkpoints (rows)", elem_id="gd-checkpoints")
             titles = [(condition.title, name) for name, condition in CONDITIONS.items()]
-            self.conditions = gr.CheckboxGroup(titles, value=list(DEFAULT_CONDITIONS), label="Conditions (columns)", elem_id="gd-conditions")
+            self.conditions = gr.CheckboxGroup(
+                titles, value=list(DEFAULT_CONDITIONS), label="Conditions (columns)", elem_id="gd-conditions"
+            )
         with gr.Row(elem_classes="gd-tight gd-action"):
-            self.k = gr.Slider(1, BUDGETS[-1], value=4, step=1, label="k: gist tokens, and the budget of Truncated", elem_id="gd-k", scale=3)
+            self.k = gr.Slider(
+                1, BUDGETS[-1], value=4, step=1, label="k: gist tokens, and the budget of Truncated", elem_id="gd-k", scale=3
+            )
             self.go = gr.Button("Compare", variant="primary", elem_id="gd-compare", scale=1, min_width=110)
             self.stop = gr.Button("Stop", variant="stop", elem_id="gd-stop", scale=1, min_width=80)
         with gr.Accordion("Generation settings", open=False):
@@ -154,7 +177,9 @@ class CompareTab:
             changed(self.rows, filters, self.table, trigger_mode="always_last", **quick)
         self.table.select(self.pick, self.source, fields, **quick)
         self.surprise.click(self.pick_any, filters, fields, **quick)
-        self.load.click(self.load_source, self.path, [self.source, self.table, self.category, status], show_progress="hidden", api_visibility="private")
+        self.load.click(
+            self.load_source, self.path, [self.source, self.table, self.category, status], show_progress="hidden", api_visibility="private"
+        )
         settings = [self.checkpoints, self.conditions, self.k, self.limit, self.temperature, self.top_p, self.seed]
         watched = [self.grid, self.seen, status, self.export, self.last]
         heavy: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "model", "api_visibility": "private"}
@@ -165,7 +190,18 @@ class CompareTab:
 
     def shared_fields(self) -> list[Any]:
         """What a link restores, in the order of `from_query`."""
-        return [self.instruction, self.input, self.reference, self.checkpoints, self.conditions, self.k, self.limit, self.temperature, self.top_p, self.seed]
+        return [
+            self.instruction,
+            self.input,
+            self.reference,
+            self.checkpoints,
+            self.conditions,
+            self.k,
+            self.limit,
+            self.temperature,
+            self.top_p,
+            self.seed,
+        ]
 
     # --- handlers --------------------------------------------------------------------------------------------------
 
@@ -200,14 +236,23 @@ class CompareTab:
         source = path.strip() or EMBEDDED
         try:
             if source != EMBEDDED and not self.local and (Path(source).exists() or source.count("/") != 1):
-                raise UsageError(f"'{source}' is not a hub dataset id such as tatsu-lab/alpaca; files can be opened only on your own machine.")
+                raise UsageError(
+                    f"'{source}' is not a hub dataset id such as tatsu-lab/alpaca; files can be opened only on your own machine."
+                )
             count = len(self.sources.load(source))
         except GistDemoError as error:
             return gr.skip(), gr.skip(), gr.skip(), panels.status(one_line(error), kind="error")
         choices = gr.Dropdown(choices=self._categories(source), value="any kind")
-        return source, self.rows(source), choices, panels.status(f"{count:,} examples from {source}; the first {min(count, SHOWN_ROWS)} are listed, search finds all")
+        return (
+            source,
+            self.rows(source),
+            choices,
+            panels.status(f"{count:,} examples from {source}; the first {min(count, SHOWN_ROWS)} are listed, search finds all"),
+        )
 
-    def run(self, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, page: gr.Request) -> Iterator[tuple]:
+    def run(
+        self, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, page: gr.Request
+    ) -> Iterator[tuple]:
         """Compare and stream: yields (grid, tokens seen, status, export, last comparison)."""
         request = self._request(instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed)
         yield from self._watch(request, str(page.session_hash))
