@@ -154,7 +154,8 @@ HEADER = f"""
 <div class="gd-brand">
   <svg viewBox="0 0 32 32" width="30" height="30" aria-hidden="true"><g fill="currentColor">
   <rect x="2" y="6" width="12" height="3" rx="1.5"/><rect x="2" y="12" width="9" height="3" rx="1.5"/><rect x="2" y="18" width="12" height="3" rx="1.5"/>
-  <rect x="2" y="24" width="7" height="3" rx="1.5"/><path d="M16 8l6 8-6 8" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"/>
+  <rect x="2" y="24" width="7" height="3" rx="1.5"/>
+  <path d="M16 8l6 8-6 8" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"/>
   <circle cx="27" cy="12" r="3"/><circle cx="27" cy="20" r="3"/></g></svg>
   <div><h1>gistdemo</h1><p>What is really degenerate, and why: full, gist and truncated prompts side by side</p></div>
   <button type="button" id="gd-theme" onclick="gistdemoTheme()" aria-label="switch between light and dark">◐</button>

@@ -143,9 +143,9 @@ class CompareTab:
         first = self.sources.load(EMBEDDED)[OPENING - 1].example
         self.instruction = gr.Textbox(first.instruction, label="Instruction", lines=2, max_lines=6, elem_id="gd-instruction")
         with gr.Row(elem_classes="gd-tight"):
-            self.input = gr.Textbox(first.input, label="Input (optional)", lines=2, max_lines=6, elem_id="gd-input")
+            self.input = gr.Textbox(first.input, label="Input (optional)", lines=2, max_lines=6, min_width=240, elem_id="gd-input")
             self.reference = gr.Textbox(
-                first.output, label="Reference answer (optional, for ROUGE)", lines=2, max_lines=6, elem_id="gd-reference"
+                first.output, label="Reference answer (optional, for ROUGE)", lines=2, max_lines=6, min_width=240, elem_id="gd-reference"
             )
         with gr.Row(elem_classes="gd-tight"):
             self.checkpoints = gr.CheckboxGroup(usable, value=[n for _, n in usable], label="Checkpoints (rows)", elem_id="gd-checkpoints")
