@@ -67,8 +67,9 @@ def _add_compare(commands) -> None:
 
 def _compare(args, settings: Settings) -> int:
     from gistdemo.checkpoint.pool import ModelPool
-    from gistdemo.compare import CompareRequest, compare
+    from gistdemo.compare import compare
     from gistdemo.generation import Sampling
+    from gistdemo.grid import CompareRequest
     from gistdemo.prompts import Example
 
     names = args.checkpoint or [e.name for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]

@@ -11,8 +11,8 @@ from scripted import write_checkpoint
 
 from gistdemo.checkpoint.manifest import read_manifest
 from gistdemo.checkpoint.registry import Entry
-from gistdemo.compare import Cell, Piece, Snapshot
 from gistdemo.conditions import CONDITIONS
+from gistdemo.grid import Cell, Piece, Snapshot
 from gistdemo.metrics import Diagnosis, Flag
 from gistdemo.prompts import Template
 from gistdemo.ui import cells, panels

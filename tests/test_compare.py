@@ -11,10 +11,11 @@ from itertools import pairwise
 import pytest
 from scripted import KV_BYTES_PER_TOKEN, LOOP, NAMES, SLOTS, Line, ScriptedPool, write_checkpoint, write_two_checkpoints
 
-from gistdemo.compare import CONTROLS, CompareRequest, compare, reusable
+from gistdemo.compare import CONTROLS, compare, reusable
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import CheckpointError, PromptError, UsageError
 from gistdemo.generation import Sampling
+from gistdemo.grid import CompareRequest
 from gistdemo.metrics import rouge
 from gistdemo.prompts import Example
 

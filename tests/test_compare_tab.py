@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from gistdemo.compare import Cell, CompareRequest, Snapshot
 from gistdemo.generation import Sampling
+from gistdemo.grid import Cell, CompareRequest, Snapshot
 from gistdemo.prompts import Example
 from gistdemo.ui.build import from_query
 from gistdemo.ui.compare_tab import Running, _export, _summary

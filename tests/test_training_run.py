@@ -46,10 +46,11 @@ class OneNumber:
         return [{"params": [self.value], "lr": 0.1}]
 
     def loss(self, step: int):
-        return self._loss(self.value, step), {"cross_entropy": float(self._loss(self.value, step))}
+        loss = self._loss(self.value, step)
+        return loss, {"cross_entropy": loss.item()}
 
     def evaluate(self, complete: bool):
-        return {"value": float(self.value), "complete": complete}
+        return {"value": self.value.item(), "complete": complete}
 
 
 # --- resuming ------------------------------------------------------------------------------------------------------------

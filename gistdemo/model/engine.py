@@ -99,7 +99,8 @@ class Engine:
 
         Yields RowReady once per row whose prompt could be read, then TokenEvents step by step; within a step in row order.
         Ends when every row has had an event with a finish_reason. Setting `stop` ends all rows before the next step.
-        A row that fails ends with finish_reason "error"; the others go on. Closing the generator early frees its memory.
+        A row whose compression fails, whose adapter is missing or whose logits are not numbers ends with finish_reason
+        "error"; the others go on. Closing the generator early frees its memory.
         Not: does not check lengths against the model's context; `PromptEncoder` limits do.
         """
         began = time.perf_counter()
@@ -152,6 +153,8 @@ class Engine:
     def _start(self, rows: Sequence[EngineRow]) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str], Tensor | None]:
         """Compress, stack, read the prompts. Returns the batch, (row, kv bytes), failures by row, and the first logits."""
         caches, failed = self._compress_each(rows)
+        known = {None, *self.model.adapters.names}
+        failed |= {n: f"Adapter '{row.decode_adapter}' is not attached." for n, row in enumerate(rows) if row.decode_adapter not in known}
         alive = [n for n in range(len(rows)) if n not in failed]
         if not alive:
             return None, [], failed, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,11 @@ class TrainConfig:
         if problems:
             raise UsageError("Training settings: " + "; ".join(problems) + ".")
 
-    def _problems(self):
+    def _problems(self) -> Iterator[str]:
+        wrong = [f"{f.name} is {getattr(self, f.name)!r}, a {f.type} is needed" for f in dataclasses.fields(self) if not self._has_type(f)]
+        if wrong:
+            yield from wrong  # the checks of values below would stumble over them
+            return
         if self.mode not in MODES:
             yield f"mode is '{self.mode}', allowed are {', '.join(MODES)}"
         if not self.name or any(c in self.name for c in "/\\ \0") or self.name.startswith("."):
@@ -83,8 +88,17 @@ class TrainConfig:
             yield f"evaluate_rows is {self.evaluate_rows}, allowed are 2 or more (the swapped control needs another row)"
         if self.warmup_steps < 0 or self.teacher_answers < 0 or self.threads < 0:
             yield "warmup_steps, teacher_answers and threads must not be negative"
+        if not 0 <= self.cross_entropy_weight <= 100:
+            yield f"cross_entropy_weight is {self.cross_entropy_weight}, allowed are 0 to 100"
         if self.sequence_tokens < 8:
             yield f"sequence_tokens is {self.sequence_tokens}, allowed are 8 or more"
+
+    def _has_type(self, field: dataclasses.Field[Any]) -> bool:
+        value = getattr(self, field.name)
+        kinds = {"str": str, "int": int, "float": (int, float), "tuple[int, ...]": tuple, "tuple[str, ...]": tuple}
+        items = {"tuple[int, ...]": int, "tuple[str, ...]": str}.get(str(field.type), object)
+        fits = isinstance(value, kinds[str(field.type)]) and not isinstance(value, bool)
+        return fits and (not isinstance(value, tuple) or all(isinstance(item, items) for item in value))
 
     def command(self) -> str:
         """The command line of this run: every setting that differs from its default; data files by name, without their folder."""

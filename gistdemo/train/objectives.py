@@ -5,7 +5,6 @@ Every objective is causal because the stock model is: answer tokens see the cach
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import Rows, read_rows, rows_digest, split
+from gistdemo.data.raw_text import read_texts
 from gistdemo.errors import DataError, PromptError
 from gistdemo.model.engine import Engine
 from gistdemo.model.gist_model import Compression, GistModel
@@ -64,13 +64,10 @@ class LanguageModeling:
 
     def _blocks(self, path: Path) -> tuple[Tensor, Tensor]:
         """Documents joined by the end-of-text token, cut into blocks (N, sequence_tokens); the last 2 % are held out."""
-        if not path.is_file():
-            raise DataError(f"Raw text '{path}' does not exist. Give a .jsonl file with a field 'text' per line.")
         end = self.ground.encoder.end_id
         stream: list[int] = []
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            if line.strip():
-                stream += [*self.ground.encoder.text_ids(json.loads(line)["text"]), end]
+        for text in read_texts(path):
+            stream += [*self.ground.encoder.text_ids(text), end]
         size = self.config.sequence_tokens
         count = len(stream) // size
         if count < 4:

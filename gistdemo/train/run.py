@@ -144,7 +144,7 @@ class Loop:
         loss, numbers = self.objective.loss(step)
         _require_number("Loss", loss, step)
         if step < LEAK_STEPS and loss.item() < LEAK_LOSS and self.config.mode != "lm" and numbers.get("cross_entropy", 1.0) < LEAK_LOSS:
-            log.warning("cross-entropy is %.3f at step %d: suspected label leak (or data already known by heart)", loss.item(), step + 1)
+            log.warning("loss is %.3f at step %d: suspected label leak (or data already known by heart)", loss.item(), step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)

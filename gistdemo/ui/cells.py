@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Sequence
 
 from gistdemo.checkpoint.manifest import Manifest
-from gistdemo.compare import Cell, Snapshot
 from gistdemo.conditions import CONDITIONS
+from gistdemo.grid import Cell, Snapshot
 from gistdemo.metrics import Diagnosis, Flag
 
 MARKS = {"healthy": "●", "warning": "▲", "degenerate": "■"}  # a shape beside every colour

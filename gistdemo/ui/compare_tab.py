@@ -14,11 +14,12 @@ import gradio as gr
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import list_checkpoints
-from gistdemo.compare import Cell, CompareRequest, Snapshot, compare, reusable
+from gistdemo.compare import compare, reusable
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, ExampleSources, Listed, search, surprise
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.generation import Sampling
+from gistdemo.grid import Cell, CompareRequest, Snapshot
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 from gistdemo.ui import cells, panels

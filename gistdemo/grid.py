@@ -1,0 +1,116 @@
+"""The grid of a comparison as plain values: what is asked, its cells, and a snapshot of them. No torch, no threads, no widgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gistdemo.conditions import CONDITIONS
+from gistdemo.errors import PromptError, UsageError
+from gistdemo.generation import FinishReason, Sampling
+from gistdemo.metrics import Diagnosis
+from gistdemo.prompts import Example
+from gistdemo.settings import Settings
+
+Status = Literal["waiting", "running", "done"]
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What to compare. k: gist tokens, and the budget of `truncated`. checkpoints: names or folder paths."""
+
+    example: Example
+    checkpoints: tuple[str, ...]
+    conditions: tuple[str, ...]
+    k: int
+    sampling: Sampling
+
+    def check(self, settings: Settings) -> None:
+        """Raise PromptError or UsageError for what can be told before any model is loaded."""
+        if not self.example.instruction.strip():
+            raise PromptError("Instruction is empty. Type what the model should do, or choose an example.")
+        problems = []
+        if not self.checkpoints:
+            problems.append("no checkpoint is chosen; choose at least one")
+        if not self.conditions:
+            problems.append("no condition is chosen; choose at least one")
+        unknown = [c for c in self.conditions if c not in CONDITIONS]
+        if unknown:
+            problems.append(f"condition '{unknown[0]}' is not known; allowed are {', '.join(CONDITIONS)}")
+        if self.k < 1:
+            problems.append(f"k is {self.k}; at least 1 gist token is needed")
+        if problems:
+            raise UsageError("Comparison: " + "; ".join(problems) + ".")
+        self.sampling.check(settings.max_new_tokens)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of prompt tokens and what happened to it, with their texts, for display."""
+
+    kind: str
+    fate: str
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint under one condition. Numbers are None until known; text grows while `status` is "running".
+
+    prompt_tokens: all the decoder attends to when the answer starts. kv_bytes: their keys and values. instruction_tokens ->
+    kept_tokens: the compression of the instruction. first_token_seconds: from the start of this generation, model loaded.
+    rouge: F1 x 100 against the reference; rouge_normalised: ROUGE-L between `none` (0) and `full` (100) of the same checkpoint.
+    """
+
+    checkpoint: str
+    condition: str
+    status: Status = "waiting"
+    text: str = ""
+    prompt_tokens: int | None = None
+    instruction_tokens: int | None = None
+    kept_tokens: int | None = None
+    kv_bytes: int | None = None
+    answer_tokens: int = 0
+    first_token_seconds: float | None = None
+    tokens_per_second: float | None = None
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    rouge: dict[str, float] | None = None
+    rouge_normalised: float | None = None
+    diagnosis: Diagnosis | None = None
+    pieces: tuple[Piece, ...] = field(default=(), repr=False)
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+    token_offsets: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    reads_instruction: bool = True
+
+    @property
+    def ratio(self) -> float | None:
+        """Instruction tokens per kept token, None where nothing is kept."""
+        return self.instruction_tokens / self.kept_tokens if self.instruction_tokens and self.kept_tokens else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: everything that is measured, nothing about display."""
+        names = (
+            "checkpoint",
+            "condition",
+            "status",
+            "text",
+            "prompt_tokens",
+            "instruction_tokens",
+            "kept_tokens",
+            "ratio",
+            "kv_bytes",
+            "answer_tokens",
+        )
+        names += ("first_token_seconds", "tokens_per_second", "finish_reason", "error", "rouge", "rouge_normalised")
+        return {n: getattr(self, n) for n in names} | (self.diagnosis.to_dict() if self.diagnosis else {"verdict": None, "flags": []})
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The grid at one moment. message and fraction tell how far loading is, for people; finished: no cell will change any more."""
+
+    cells: tuple[Cell, ...]
+    message: str
+    fraction: float | None
+    finished: bool
