@@ -486,10 +486,13 @@ def test_a_link_restores_the_form(app, context):
     for name, value in (("limit", "40"), ("temperature", "0.5"), ("seed", "11")):
         app.at(name).locator("input[type=number]").fill(value)
         app.at(name).locator("input[type=number]").blur()
-    app.page.wait_for_timeout(200)
-    app.at("link").click()
-    until(lambda: "instruction=" in app.page.url)
-    query = parse_qs(urlsplit(app.page.url).query)
+
+    def linked() -> dict[str, list[str]]:  # a typed value reaches the form a moment later, on a busy machine much later
+        app.at("link").click()
+        return parse_qs(urlsplit(app.page.url).query)
+
+    until(lambda: [linked().get(name) for name in ("limit", "temperature", "seed")] == [["40"], ["0.5"], ["11"]])
+    query = linked()
     assert query["k"] == ["7"] and query["checkpoints"] == ["instruct"] and query["conditions"] == ["full,gist,none"]
 
     other = App(context, app.address).open("?" + urlsplit(app.page.url).query)
@@ -498,7 +501,7 @@ def test_a_link_restores_the_form(app, context):
     other.open_section("Generation settings")
     other.at("limit").wait_for()
     for name, value in (("k", "7"), ("limit", "40"), ("temperature", "0.5"), ("top-p", "1"), ("seed", "11")):
-        assert other.at(name).locator("input[type=number]").input_value() == value, name
+        until(lambda at=other.at(name), value=value: at.locator("input[type=number]").input_value() == value)
     checked = {box.get_attribute("name") for box in other.page.get_by_role("checkbox").all() if box.is_checked()}
     assert checked == {"instruct", "full", "gist", "none"}
     other.close()
