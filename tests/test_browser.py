@@ -501,7 +501,7 @@ def test_a_link_restores_the_form(app, context):
     other.open_section("Generation settings")
     other.at("limit").wait_for()
     for name, value in (("k", "7"), ("limit", "40"), ("temperature", "0.5"), ("top-p", "1"), ("seed", "11")):
-        until(lambda at=other.at(name), value=value: at.locator("input[type=number]").input_value() == value)
+        until(lambda name=name, value=value: other.at(name).locator("input[type=number]").input_value() == value)
     checked = {box.get_attribute("name") for box in other.page.get_by_role("checkbox").all() if box.is_checked()}
     assert checked == {"instruct", "full", "gist", "none"}
     other.close()
