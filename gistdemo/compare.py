@@ -88,9 +88,12 @@ def compare(
     yield grid.snapshot("Starting", None)
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
     groups = _group_by_backbone(request, pool.settings, grid)
-    for cells in groups.values():
-        threading.Thread(target=_work, args=(request, cells, pool, stop, events), name="compare", daemon=True).start()
-    working, shown = len(groups), 0.0
+    workers = [
+        threading.Thread(target=_work, args=(request, cells, pool, stop, events), name="compare", daemon=True) for cells in groups.values()
+    ]
+    for worker in workers:
+        worker.start()
+    working, shown = len(workers), 0.0
     try:
         while working and not (stop.is_set() and events.empty() and not grid.is_running):
             due = max(0.01, shown + seconds_between - time.monotonic()) if grid.changed else STOP_SECONDS
@@ -107,6 +110,9 @@ def compare(
                 yield grid.snapshot()
     finally:
         stop.set()
+    if not working:  # all have said goodbye: a process that ends next must not find one in the middle of torch's code
+        for worker in workers:
+            worker.join()
     grid.stop_open_cells()
     yield grid.snapshot("Stopped" if grid.was_stopped else "Done", None, finished=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -163,7 +164,10 @@ class AdapterHost:
 
     def _add(self, name: str, config: LoraConfig, seed: int) -> None:
         """Put a fresh adapter on the model; its random part is drawn from `seed`, nobody else's random numbers move."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+            )  # PEFT asks transformers by an old name
             torch.manual_seed(seed)
             if self._peft is None:
                 self._peft = get_peft_model(self.model, config, adapter_name=name)
