@@ -130,10 +130,10 @@ def test_answers_are_counted_without_the_end_token_and_timed(pool):
     assert (empty.answer_tokens, empty.text, empty.tokens_per_second) == (0, "", None) and empty.first_token_seconds > 0
 
 
+@pytest.mark.parametrize("text", ["Käse: 🧀 日本語, fin", "Käse: a broken \ufffd"])
 @pytest.mark.parametrize("limit", [7, 8, 9, 10, 11, 200])
-def test_text_ids_and_offsets_agree_in_every_snapshot(pool, limit):
-    """Also where the limit cuts a character of several bytes (the cheese is bytes 7 to 10)."""
-    text = "Käse: 🧀 日本語, fin"
+def test_text_ids_and_offsets_agree_in_every_snapshot(pool, text, limit):
+    """Also where the limit cuts a character of several bytes (the cheese is bytes 7 to 10), and where one is held back to the end."""
     pool.script = says(full=text)
     snapshots = run(asked(conditions=("full",), max_new_tokens=limit), pool)
     for cell in (s.cells[0] for s in snapshots):
@@ -220,10 +220,18 @@ def test_equal_answers_are_told_where_full_and_none_ran(pool):
     assert not any("F10" in codes(cell) for cell in alone.values())
 
 
-def test_equal_answers_of_different_checkpoints_are_nobodys_business(pool):
-    pool.script = {(NAMES[0], "full"): "Two.", (NAMES[1], "gist"): "Two."}
+@pytest.mark.parametrize(("one", "other"), [NAMES, NAMES[::-1]])
+def test_equal_answers_of_different_checkpoints_are_nobodys_business(pool, one, other):
+    pool.script = {(one, "full"): "Two.", (other, "gist"): "Two."}
     cells = finished(asked(checkpoints=NAMES, conditions=("full", "gist")), pool)
-    assert "F10" not in codes(cells[NAMES[1], "gist"])
+    assert "F10" not in codes(cells[other, "gist"])
+
+
+def test_whether_answers_are_equal_is_told_at_the_end_only(pool):
+    """On its way to a longer answer a text may equal another one for a moment."""
+    pool.script = says(full="Two", gist="\n\nTwo, I think.")
+    for snapshot in run(asked(conditions=("full", "gist")), pool):
+        assert not any("F10" in codes(cell) for cell in snapshot.cells if cell.diagnosis)
 
 
 @pytest.mark.parametrize("instruction", [ADD.instruction, *CONTROLS])
