@@ -14,9 +14,10 @@ from pathlib import Path
 from gistdemo import __version__
 from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
-from gistdemo.errors import GistDemoError, TrainingError, one_line
+from gistdemo.errors import GistDemoError, TrainingError, UsageError, one_line
 from gistdemo.settings import Settings
-from gistdemo.train.config import MODES, TrainConfig
+from gistdemo.train.config import DTYPES, MODES, WEIGHTS, TrainConfig
+from gistdemo.train.presets import PRESETS, with_preset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_compare(commands)
     _add_train(commands)
+    _add_eval(commands)
     _add_checkpoints(commands)
     return parser
 
@@ -122,21 +124,24 @@ def _add_train(commands) -> None:
         "--run", type=Path, required=True, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed"
     )
     p.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder to write (default: DIR/checkpoint)")
+    p.add_argument("--preset", choices=tuple(PRESETS), help="; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items()))
     for field in dataclasses.fields(TrainConfig):
-        flag, required = "--" + field.name.replace("_", "-"), field.default is dataclasses.MISSING
-        if field.name == "mode":
-            p.add_argument(flag, required=True, choices=MODES)
+        flag = "--" + field.name.replace("_", "-")
+        if field.type == "bool":
+            p.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
         elif isinstance(field.default, tuple):
             item = type(field.default[0])
             p.add_argument(
                 flag,
                 type=lambda text, item=item: tuple(_item(part, item) for part in text.split(",")),
-                default=field.default,
+                default=argparse.SUPPRESS,
                 metavar="A,B,..",
             )
         else:
-            kind = str if required else type(field.default)
-            p.add_argument(flag, required=required, type=kind, default=None if required else field.default, metavar=kind.__name__.upper())
+            kind = str if field.default is dataclasses.MISSING else type(field.default)
+            choices = {"mode": MODES, "weights": WEIGHTS, "dtype": DTYPES}.get(field.name)
+            metavar = None if choices else kind.__name__.upper()
+            p.add_argument(flag, type=kind, default=argparse.SUPPRESS, choices=choices, metavar=metavar)
     p.set_defaults(command=_train)
 
 
@@ -148,7 +153,8 @@ def _item(text: str, kind: type):
 
 
 def _train(args, settings: Settings) -> int:
-    config = TrainConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig)})
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
+    config = with_preset(args.preset or "", given)
     try:
         args.run.mkdir(parents=True, exist_ok=True)
         log_file = logging.FileHandler(args.run / "log.txt", encoding="utf-8")
@@ -163,6 +169,56 @@ def _train(args, settings: Settings) -> int:
 
     print(train(config, args.run, settings, args.out))
     return 0
+
+
+def _add_eval(commands) -> None:
+    p = commands.add_parser("eval", help="answer many rows under several conditions; score, flag and sum up")
+    p.add_argument("--checkpoint", required=True, metavar="NAME", help="name or folder")
+    p.add_argument("--data", required=True, help="Alpaca file or hub dataset id; several joined by +")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; an interrupted evaluation goes on there")
+    p.add_argument("--rows", type=int, default=200, help="rows drawn with --seed; 0: all (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--conditions", default="full,gist,truncated,none", help=f"of {', '.join(CONDITIONS)} (default: %(default)s)")
+    p.add_argument("--k", default="4", metavar="A,B,..", help="gist tokens, and the budget of `truncated` (default: %(default)s)")
+    p.add_argument("--max-new-tokens", type=int, default=64)
+    p.add_argument("--joined", action="store_true", help="compress instruction and input as one text")
+    p.add_argument("--least-tokens", type=int, default=0, help="keep rows with at least so many tokens to compress")
+    p.add_argument("--most-tokens", type=int, default=100_000, help="keep rows with at most so many tokens to compress")
+    p.add_argument("--no-recovery", dest="recovery", action="store_false", help="generate and score only")
+    p.set_defaults(command=_eval)
+
+
+def _eval(args, settings: Settings) -> int:
+    from gistdemo.evaluate.answers import EvaluationRequest
+    from gistdemo.evaluate.run import evaluate
+    from gistdemo.evaluate.summary import as_table
+
+    try:
+        ks = tuple(int(part) for part in args.k.split(","))
+    except ValueError as error:
+        raise UsageError(f"--k is '{args.k}'; whole numbers separated by commas are needed, such as 1,4.") from error
+    request = EvaluationRequest(
+        args.checkpoint,
+        args.data,
+        args.rows,
+        args.seed,
+        tuple(args.conditions.split(",")),
+        ks,
+        args.max_new_tokens,
+        args.joined,
+        args.least_tokens,
+        args.most_tokens,
+    )
+    summary = evaluate(request, args.out, settings, args.recovery)
+    print(f"{args.checkpoint}: {summary['rows']} rows of {args.data}\n\n{as_table(summary['answers'])}")
+    for target, figures in summary.get("recovery", {}).items():
+        parts = [f"k={k} {_number(row['recovery'])} (swapped {_number(row['swapped'])})" for k, row in figures["by_k"].items()]
+        print(f"\nrecovery, {target}, {figures['rows']} rows: {', '.join(parts)}")
+    return 0
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _add_checkpoints(commands) -> None:

@@ -251,7 +251,7 @@ def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid)
             continue
         open_cells = [(number, entry) for number in numbers if grid.cells[number].status != "done"]
         if open_cells:
-            groups.setdefault(entry.manifest.backbone, []).extend(open_cells)
+            groups.setdefault(entry.manifest.model_key, []).extend(open_cells)
     return groups
 
 

@@ -106,7 +106,8 @@ class PromptPlan:
     """What one condition gives to the model, as plain integers.
 
     compress_ids: phase 1 ids, followed by `k` gist slots; None when nothing is compressed.
-    prompt_ids: phase 2 ids, read by the decoder as text; the first sits at `start_position` (counted in the full prompt).
+    prompt_ids: phase 2 ids, read by the decoder as text.
+    compressed_tokens: how many of the last compress_ids are the instruction; 0 where the slots do not see it.
     prompt_tokens: all the decoder can attend to when the answer starts: kept sink and slots + prompt ids.
     instruction_tokens -> kept_tokens: the compression of the instruction alone.
     """
@@ -115,7 +116,7 @@ class PromptPlan:
     k: int
     compress_ids: tuple[int, ...] | None
     prompt_ids: tuple[int, ...]
-    start_position: int
+    compressed_tokens: int
     instruction_tokens: int
     kept_tokens: int
     pieces: tuple[tuple[Kind, Fate, tuple[int, ...]], ...] = field(default=(), repr=False)
@@ -148,15 +149,15 @@ def plan(encoded: EncodedPrompt, condition: Condition, k: int) -> PromptPlan:
         pieces += [(s.kind, "shown", s.ids) for s in before]
         pieces += [("instruction", "shown", shown)] if shown else []
         pieces += [("instruction", "dropped", dropped)] if dropped else []
-        compress_ids, prompt_ids, start, kept = None, head + shown + rest, 0, len(shown)
+        compress_ids, prompt_ids, compressed, kept = None, head + shown + rest, 0, len(shown)
     else:
         seen = condition.gist_from == "instruction"
         compress_ids = head + words if seen else head
-        prompt_ids, start, kept = rest, len(compress_ids) + k, k
+        prompt_ids, compressed, kept = rest, len(words) if seen else 0, k
         pieces += [(s.kind, "shown" if s.kind == "sink" else "compressed", s.ids) for s in before]
         pieces += [("instruction", "compressed" if seen else "dropped", words), ("gist", "slot", ())]
     pieces += [(s.kind, "shown", s.ids) for s in after]
-    return PromptPlan(condition.name, k, compress_ids, prompt_ids, start, len(words), kept, tuple(pieces))
+    return PromptPlan(condition.name, k, compress_ids, prompt_ids, compressed, len(words), kept, tuple(pieces))
 
 
 def _around_instruction(encoded: EncodedPrompt) -> tuple[tuple[Segment, ...], Segment, tuple[Segment, ...]]:
@@ -206,6 +207,13 @@ class PromptEncoder:
         self._check_limits(encoded)
         self._check_joined(encoded, joined + t.suffix, instruction + given)
         return encoded
+
+    def joined(self, example: Example) -> Example:
+        """The same prompt with instruction and input as one text to compress. An example without input stays as it is."""
+        given = (example.input or "").strip()
+        if not given:
+            return example
+        return Example(f"{example.instruction.strip()}{self.template.before_input}{given}", "", example.output)
 
     def answer_ids(self, text: str, limit: int) -> tuple[int, ...]:
         """Ids of an answer with the end token, cut to `limit` tokens (then without the end token)."""

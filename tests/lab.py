@@ -126,7 +126,7 @@ class Lab:
         ids = torch.tensor([[*made.prompt_ids, *more]])
         whole = cache.to_dynamic_cache(self.model.config)
         mask = torch.cat([cache.mask, torch.ones_like(ids)], 1)
-        position = made.start_position + torch.arange(ids.shape[1])[None]
+        position = cache.next_position[:, None] + torch.arange(ids.shape[1])[None]
         return whole, self.model.next_logits([decode_adapter], ids, mask, position, whole)[0]
 
 

@@ -13,8 +13,8 @@ from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import CHATML
 from gistdemo.settings import Settings
 from gistdemo.train.config import ALL_LINEAR, TrainConfig
+from gistdemo.train.loop import Loop
 from gistdemo.train.objectives import GistLearning, Ground, LanguageModeling
-from gistdemo.train.run import Loop
 
 ROWS = [
     ("Name a colour.", "Blue."),
@@ -27,7 +27,7 @@ ROWS = [
     ("First letter?", "A"),
 ]
 HELD = [(f"Do the thing named {name}.", f"Done: {name}") for name in "abcd"]
-MODES = ("lm", "embeddings", "compressor")
+MODES = ("lm", "embeddings", "compressor", "joint")
 
 
 def write_rows(path: Path, rows) -> str:
@@ -90,5 +90,5 @@ def run(config: TrainConfig, settings: Settings, folder: Path, learner=None):
 def records(folder: Path, part: str = "loss") -> list[dict[str, Any]]:
     """Records of metrics.jsonl that hold `part`, without what depends on the clock and the machine."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("seconds", "memory_gib", "evaluation_seconds")
+    clock = ("seconds", "memory_gib", "evaluation_seconds", "samples_per_second", "tokens_per_second")
     return [{name: value for name, value in record.items() if name not in clock} for record in found if part in record]

@@ -14,11 +14,11 @@ from toy import toy_model
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import DataError
+from gistdemo.evaluate.recovery import Judged, measure_recovery
 from gistdemo.generation import Sampling
 from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import Example, plan
 from gistdemo.train.objectives import TRAINED
-from gistdemo.train.recovery import Judged, measure_recovery
 
 ANSWER = (70, 71, 72)
 
@@ -43,8 +43,8 @@ def test_a_compressor_learns_eight_rows_by_heart_and_the_swapped_control_does_no
     by_heart = {"teacher_answers": 8, "teacher_share": 1.0, "cross_entropy_weight": 0.0}
     config = lesson(tmp_path, "compressor", steps=150, batch_size=8, ks=(4,), evaluate_every=999, **by_heart)
     learner, _ = run(config, settings, tmp_path / "run")
-    own = [Judged(row.encoded, learner.own[n]) for n, row in enumerate(learner.train)]
-    figures = measure_recovery(learner.ground.model, own, learner.slots.detach(), (4,), TRAINED, None)
+    own = [Judged(row.encoded, learner.rows.own[row.encoded.ids()]) for row in learner.rows.train]
+    figures = measure_recovery(learner.ground.model, own, learner.slots.detach(), (4,), TRAINED, None, anchored=True)
     assert figures["nll_none"] - figures["nll_full"] > 0.5, "without a gap between full and none, recovery says nothing"
     assert 0.9 < figures["by_k"]["4"]["recovery"] < 1.1 and figures["by_k"]["4"]["swapped"] < 0.45
 
@@ -83,13 +83,13 @@ def test_the_first_loss_is_that_of_a_model_that_knows_no_answer(tmp_path, settin
     learner = objective(lesson(tmp_path, mode), settings)
     _, numbers = learner.loss(0)
     assert numbers["cross_entropy"] > 1.0
-    figures = learner.evaluate(complete=True)["references"]
-    assert min(figures["nll_full"], figures["nll_none"], figures["by_k"]["4"]["nll_gist"]) > 1.0
+    figures = learner.evaluate()["references"]
+    assert min(figures["nll_full"], figures["nll_none"], figures["by_k"][str(learner.config.watched_k)]["nll_gist"]) > 1.0
 
 
 def test_the_loss_is_the_cross_entropy_of_the_gist_condition(tmp_path, settings):
     """Recomputed row by row from logits, without batches; every row of the batch counts by its tokens."""
-    config = lesson(tmp_path, "embeddings", ks=(4,), batch_size=8)
+    config = lesson(tmp_path, "embeddings", ks=(4,), batch_size=8, anchored=False)
     learner = objective(config, settings)
     lab = Lab(model=learner.ground.model)
     lab.slots = learner.slots.detach()
@@ -100,8 +100,8 @@ def test_the_loss_is_the_cross_entropy_of_the_gist_condition(tmp_path, settings)
 
 
 def test_recovery_is_the_formula_on_four_plain_averages(tmp_path, settings):
-    learner = objective(lesson(tmp_path, "embeddings"), settings)
-    lab, rows = Lab(model=learner.ground.model), learner.held
+    learner = objective(lesson(tmp_path, "embeddings", anchored=False), settings)
+    lab, rows = Lab(model=learner.ground.model), learner.rows.held
     lab.slots = learner.slots.detach()
     answers = [row.answer for row in rows]
     targets = torch.tensor([i for answer in answers for i in answer])
@@ -137,7 +137,7 @@ def test_no_instruction_is_trained_on_and_judged_by(tmp_path, settings):
     shared = [(ROWS[2][0], "Another answer."), (ROWS[5][0] + "  ", "Rhine"), *HELD[:2]]
     config = lesson(tmp_path, "embeddings", validation=write_rows(tmp_path / "shared.jsonl", shared))
     learner = objective(config, settings)
-    train, held = instructions(learner, learner.train), instructions(learner, learner.held)
+    train, held = instructions(learner, learner.rows.train), instructions(learner, learner.rows.held)
     assert not train & held and held == {i.strip() for i, _ in shared}
     assert train == {i for n, (i, _) in enumerate(ROWS) if n not in (2, 5)}
 
@@ -146,8 +146,8 @@ def test_without_a_validation_file_rows_are_split_off_by_instruction(tmp_path, s
     rows = [(f"Instruction number {n % 10}", f"answer {n}") for n in range(30)]
     data = write_rows(tmp_path / "all.jsonl", rows)
     learner = objective(lesson(tmp_path, "embeddings", data=data, validation="", evaluate_rows=6), settings)
-    train, held = instructions(learner, learner.train), instructions(learner, learner.held)
-    assert not train & held and len(train | held) == 10 and len(learner.train) + len(learner.held) == 30
+    train, held = instructions(learner, learner.rows.train), instructions(learner, learner.rows.held)
+    assert not train & held and len(train | held) == 10 and len(learner.rows.train) + len(learner.rows.held) == 30
 
 
 def test_the_record_of_the_data_names_rows_digests_and_what_was_left_out(tmp_path, settings):
@@ -172,12 +172,12 @@ def test_the_teachers_answers_are_its_greedy_ones_kept_and_gone_on_with(tmp_path
     first = objective(config, settings)
     lab = Lab(model=GistModel(toy_model()))
     rows = [lab.row("full", Example(i), stop_ids=lab.encoder.stop_ids) for i, _ in ROWS]
-    assert [first.own[n] for n in range(8)] == [tuple(ids) for ids in lab.ids(rows, Sampling(8))]
-    assert rows[0].plan.prompt_ids == plan(first.train[0].encoded, CONDITIONS["full"], 0).prompt_ids
+    assert [first.rows.own[row.plan.prompt_ids] for row in rows] == [tuple(ids) for ids in lab.ids(rows, Sampling(8))]
+    assert rows[0].plan.prompt_ids == plan(first.rows.train[0].encoded, CONDITIONS["full"], 0).prompt_ids
     files = {path: path.read_text() for path in (settings.cache_dir / "teacher").iterdir()}
-    assert len(files) == 2
+    assert len(files) == 1, "prompts to learn from and prompts to judge by share one file"
     for path, content in files.items():
         path.write_text(content[: len(content) // 2])
     again = objective(config, settings)
-    assert again.own == first.own and again.judged == first.judged
-    assert objective(config, settings).own == first.own
+    assert again.rows.own == first.rows.own and again.judged == first.judged
+    assert objective(config, settings).rows.own == first.rows.own

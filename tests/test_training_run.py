@@ -11,7 +11,8 @@ from lessons import MODES, lesson, objective, records, run, toy_ground
 from torch.nn import Parameter
 
 from gistdemo.errors import TrainingError
-from gistdemo.train.run import LEAK_LOSS, Loop, train
+from gistdemo.train.loop import LEAK_LOSS, Loop
+from gistdemo.train.run import train
 
 
 class Killed(BaseException):
@@ -47,10 +48,13 @@ class OneNumber:
 
     def loss(self, step: int):
         loss = self._loss(self.value, step)
-        return loss, {"cross_entropy": loss.item()}
+        return loss, {"cross_entropy": loss.item(), "tokens": 1.0}
 
-    def evaluate(self, complete: bool):
-        return {"value": self.value.item(), "complete": complete}
+    def evaluate(self):
+        return {"value": self.value.item()}
+
+    def score(self, evaluation):
+        return None
 
 
 # --- resuming ------------------------------------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ def test_a_state_that_cannot_be_used_is_refused(tmp_path, settings, content):
 
 
 def test_a_state_that_cannot_be_saved_keeps_the_last_one(tmp_path, settings, monkeypatch):
-    config = lesson(tmp_path, "embeddings")
+    config = lesson(tmp_path, "embeddings", evaluate_every=99)
     with pytest.raises(Killed):
         run(config, settings, tmp_path / "run", Wrapped(objective(config, settings), 6, kill))
     kept = (tmp_path / "run" / "state.pt").read_bytes()

@@ -34,7 +34,7 @@ def test_every_setting_that_is_not_allowed_is_named_at_once():
         sequence_tokens=4,
     )
     parts = [
-        "mode is 'magic', allowed are lm, embeddings, compressor",
+        "mode is 'magic', allowed are lm, embeddings, compressor, joint",
         "name is '../up'",
         "steps is 0, allowed are 1 or more",
         "batch_size is -1",
@@ -43,7 +43,7 @@ def test_every_setting_that_is_not_allowed_is_named_at_once():
         "teacher_share is 1.5, allowed are 0 to 1",
         "ks is (4, 2), allowed are rising whole numbers from 1 to 64",
         "evaluate_rows is 1, allowed are 2 or more",
-        "must not be negative",
+        "warmup_steps is -1, allowed are 0 or more",
         "sequence_tokens is 4",
     ]
     assert text.startswith("Training settings: ") and [part for part in parts if part not in text] == []

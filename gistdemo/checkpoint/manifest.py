@@ -4,6 +4,7 @@ checkpoints/NAME/
   manifest.json        this module's record: backbone digest, template, slots, files with sha256, training, recovery
   gist.safetensors     "slots": (K, E), the gist vectors (absent in mode `lm`)
   adapter/             optional LoRA in PEFT's format, on in phase 1 only (the compressor)
+  weights.safetensors  optional: all weights of a backbone that was trained whole, instead of the backbone's own
   backbone_adapter/    optional LoRA in PEFT's format, on in both phases (a tuned or stand-in backbone)
   README.md            the card
 """
@@ -23,6 +24,7 @@ from gistdemo.prompts import Template
 FORMAT = 1
 MODES = ("lm", "embeddings", "compressor", "joint")
 GIST_FILE = "gist.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 COMPRESSOR_DIR = "adapter"
 BACKBONE_ADAPTER_DIR = "backbone_adapter"
 
@@ -33,6 +35,7 @@ class Manifest:
 
     backbone / backbone_digest: which weights it was trained on. stand_in: true where the backbone imitates another model.
     max_k: number of slots (0 in mode `lm`); trained_k: the budgets seen in training.
+    anchored: slots start from the mean embeddings of stretches of the instruction (see `Compression`), not from their vector alone.
     files: relative path -> {"sha256", "bytes"}. training, recovery: as written by the trainer, for people and for the page.
     """
 
@@ -49,8 +52,15 @@ class Manifest:
     has_compressor: bool
     has_backbone_adapter: bool
     files: dict[str, dict[str, Any]]
+    anchored: bool = False
+    has_weights: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     recovery: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_key(self) -> str:
+        """Names the weights that must be in memory: checkpoints with equal keys share one model."""
+        return f"{self.backbone} with {self.files[WEIGHTS_FILE]['sha256'][:16]}" if self.has_weights else self.backbone
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False) + "\n"
@@ -88,7 +98,7 @@ def _parse(record: Any, name: str) -> Manifest:
             f"'{name}': manifest format is {found!r}; this version reads format {FORMAT}. Train it again or update gistdemo."
         )
     fields = {f.name: f for f in dataclasses.fields(Manifest)}
-    missing = [n for n, f in fields.items() if n not in record and f.default_factory is dataclasses.MISSING]
+    missing = [n for n, f in fields.items() if n not in record and f.default is f.default_factory]
     if missing:
         raise CheckpointError(f"'{name}': manifest.json lacks {', '.join(missing)}. Copy the checkpoint folder again.")
     values = {n: record[n] for n in fields if n in record}
@@ -121,7 +131,7 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError(f"mode is {manifest.mode!r}, allowed are {', '.join(MODES)}")
     if not isinstance(manifest.max_k, int) or not 0 <= manifest.max_k <= 1024:
         raise ValueError(f"max_k is {manifest.max_k!r}, allowed are 0 to 1024")
-    needed = [GIST_FILE] if manifest.max_k else []
+    needed = [name for name, there in ((GIST_FILE, manifest.max_k), (WEIGHTS_FILE, manifest.has_weights)) if there]
     for present, folder in ((manifest.has_compressor, COMPRESSOR_DIR), (manifest.has_backbone_adapter, BACKBONE_ADAPTER_DIR)):
         needed += [f"{folder}/adapter_config.json", f"{folder}/adapter_model.safetensors"] if present else []
     for name in needed:

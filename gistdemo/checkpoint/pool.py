@@ -45,10 +45,13 @@ class LoadedBackbone:
 
 
 class ModelPool:
-    """Loads on first use; a second request for the same backbone waits for the first."""
+    """Loads on first use; a second request for the same backbone waits for the first.
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    dtype: torch dtype of the weights; None: as `gistdemo.model.backbone.load` chooses.
+    """
+
+    def __init__(self, settings: Settings, dtype: Any = None):
+        self.settings, self._dtype = settings, dtype
         self._lock = threading.RLock()
         self._backbones: dict[str, LoadedBackbone] = {}
         self._checkpoints: dict[tuple[str, str], LoadedCheckpoint] = {}
@@ -62,16 +65,30 @@ class ModelPool:
         """Raises: BackboneError: see `gistdemo.model.backbone.load`."""
         with self._lock:
             if name not in self._backbones:
-                from gistdemo.model import backbone as backbones
-                from gistdemo.model.engine import Engine
-                from gistdemo.model.gist_model import GistModel
-
-                found = backbones.load(name, self.settings, progress)
-                model = GistModel(found.model)
-                self._backbones[name] = LoadedBackbone(
-                    name, model, found.tokenizer, Engine(model, found.tokenizer), found.digest, found.kind
-                )
+                self._backbones[name] = self._load(name, progress)
             return self._backbones[name]
+
+    def _load(self, name: str, progress: Progress | None) -> LoadedBackbone:
+        from gistdemo.model import backbone as backbones
+        from gistdemo.model.engine import Engine
+        from gistdemo.model.gist_model import GistModel
+
+        found = backbones.load(name, self.settings, progress, self._dtype)
+        model = GistModel(found.model)
+        return LoadedBackbone(name, model, found.tokenizer, Engine(model, found.tokenizer), found.digest, found.kind)
+
+    def _model_of(self, entry: Entry, progress: Progress | None) -> LoadedBackbone:
+        """The backbone of a checkpoint, or a copy of it with the checkpoint's own weights."""
+        manifest = entry.manifest
+        if not manifest.has_weights:
+            return self.backbone(manifest.backbone, progress)
+        if manifest.model_key not in self._backbones:
+            from gistdemo.checkpoint.store import load_weights
+
+            base = self._load(manifest.backbone, progress)
+            load_weights(manifest, entry.folder, base.model.model)
+            self._backbones[manifest.model_key] = base
+        return self._backbones[manifest.model_key]
 
     def checkpoint(self, entry: Entry, progress: Progress | None = None) -> tuple[LoadedBackbone, LoadedCheckpoint]:
         """Load a usable registry entry and its backbone.
@@ -81,7 +98,7 @@ class ModelPool:
         manifest = entry.manifest
         assert manifest is not None, "find_checkpoint returns usable entries only"
         with self._lock:
-            base = self.backbone(manifest.backbone, progress)
+            base = self._model_of(entry, progress)
             from gistdemo.checkpoint.store import attach
 
             key = (str(entry.folder), repr(sorted((name, f["sha256"]) for name, f in manifest.files.items())))

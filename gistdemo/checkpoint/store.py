@@ -14,8 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, GIST_FILE, Manifest, describe_files, read_manifest
-from gistdemo.errors import CheckpointError
+from gistdemo.checkpoint.manifest import (
+    BACKBONE_ADAPTER_DIR,
+    COMPRESSOR_DIR,
+    GIST_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    describe_files,
+    read_manifest,
+)
+from gistdemo.errors import CheckpointError, first_line
 from gistdemo.model.engine import EngineRow
 from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import PromptEncoder, PromptPlan
@@ -45,7 +53,7 @@ class LoadedCheckpoint:
                     f"Choose k up to {len(self.slots)}, or train one with more."
                 )
             slots = self.slots[: plan.k]
-        return EngineRow(plan, self.encoder.stop_ids, slots, self.compress_adapter, self.decode_adapter)
+        return EngineRow(plan, self.encoder.stop_ids, slots, self.compress_adapter, self.decode_adapter, self.manifest.anchored)
 
 
 def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEncoder, digest: str) -> LoadedCheckpoint:
@@ -71,6 +79,22 @@ def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEn
         )
     compress, decode = _attach_adapters(manifest, folder, model)
     return LoadedCheckpoint(manifest, model, encoder, slots.to(model.device), compress, decode)
+
+
+def load_weights(manifest: Manifest, folder: Path, model: Any) -> None:
+    """Replace all weights of a stock model by a checkpoint's own.
+
+    Raises: CheckpointError: the file does not fit the model.
+    """
+    try:
+        found = model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
+        tied = set(getattr(model, "_tied_weights_keys", None) or ())  # stored once, under the other name
+        wrong = [*(set(found.missing_keys) - tied), *found.unexpected_keys]
+        if wrong:
+            raise ValueError(f"{len(wrong)} weights are missing or have no place, first '{wrong[0]}'")
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        text = f"Checkpoint '{manifest.name}': {WEIGHTS_FILE} does not fit the backbone ({first_line(error)}). Copy the folder again."
+        raise CheckpointError(text) from error
 
 
 def _attach_adapters(manifest: Manifest, folder: Path, model: GistModel) -> tuple[str | None, str | None]:
@@ -103,7 +127,8 @@ def save_checkpoint(
     """Write a checkpoint folder and check it by reading it back.
 
     slots: (K, E), stored as fp16; None in mode `lm`. adapters: sub-folder name -> adapter name on the model, or a folder
-    to copy. manifest.files is filled in here. Replaces an older folder of that name only once the new one is complete.
+    to copy. manifest.has_weights: the model's own weights are stored too, as fp16. manifest.files is filled in here.
+    Replaces an older folder of that name only once the new one is complete.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
@@ -111,17 +136,27 @@ def save_checkpoint(
     try:
         if slots is not None:
             save_file({"slots": slots.detach().half().cpu().contiguous()}, building / GIST_FILE)
+        if manifest.has_weights:
+            weights = {name: p.detach().half().cpu().contiguous() for name, p in model.model.named_parameters()}  # tied ones once
+            save_file(weights, building / WEIGHTS_FILE)
         for sub, source in adapters.items():
             if isinstance(source, Path):
                 shutil.copytree(source, building / sub)
             else:
                 model.adapters.save(source, building / sub)
         complete = dataclasses.replace(manifest, files=describe_files(building))
-        (building / "manifest.json").write_text(complete.to_json(), encoding="utf-8")
-        (building / "README.md").write_text(card, encoding="utf-8")
+        describe(building, complete, card)
         read_manifest(building)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return complete
+
+
+def describe(folder: Path, manifest: Manifest, card: str) -> None:
+    """Write what a folder says about itself: manifest and card, each replaced in one move."""
+    for name, text in (("README.md", card), ("manifest.json", manifest.to_json())):
+        building = folder / f".{name}.{os.getpid()}"
+        building.write_text(text, encoding="utf-8")
+        os.replace(building, folder / name)

@@ -73,6 +73,14 @@ class AdapterHost:
                 name, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"), seed
             )
 
+    def copy(self, source: str, name: str) -> None:
+        """Add an adapter that starts as a copy of another and goes its own way."""
+        with self.lock:
+            config = self._peft.peft_config[source]
+            self.create(name, config.r, config.lora_alpha, sorted(config.target_modules), seed=0)
+            state = get_peft_model_state_dict(self._peft, adapter_name=source)
+            set_peft_model_state_dict(self._peft, {key: value.clone() for key, value in state.items()}, adapter_name=name)
+
     def add_sum(self, name: str, parts: Sequence[str]) -> None:
         """Add an adapter that acts as the sum of others (exact: their low-rank factors are concatenated)."""
         with self.lock:
@@ -110,22 +118,24 @@ class AdapterHost:
             finally:
                 self._activate(before)
 
-    def forward(self, rows: Sequence[str | None], **inputs: Any) -> Any:
+    def forward(self, rows: Sequence[str | None], head: bool = True, **inputs: Any) -> Any:
         """Run the causal LM on a batch in which each row names the adapter that acts on it.
 
-        rows: B adapter names or None. inputs: as for the stock model. Returns the stock model's output.
+        rows: B adapter names or None. head: false leaves the vocabulary layer out, where only keys and values are wanted.
+        inputs: as for the stock model. Returns the stock model's output.
         """
+        run = self.model if head else self.model.base_model
         with self.lock:
             unknown = set(rows) - {None, *self.names}
             if unknown:
                 raise ValueError(f"No adapter '{unknown.pop()}' is attached. Attached are: {', '.join(self.names) or 'none'}.")
             if len(set(rows)) == 1:
                 self._activate(rows[0])
-                return self.model(**inputs)
+                return run(**inputs)
             self._activate(None)
             self._routes = _routes(rows)
             try:
-                return self.model(**inputs)
+                return run(**inputs)
             finally:
                 self._routes = []
 
@@ -136,8 +146,9 @@ class AdapterHost:
         """
         for at, name in self._routes:
             if name in layer.lora_A:
-                low = linear(args[0][at], layer.lora_A[name].weight)  # (rows, T, rank)
-                output[at] += linear(low, layer.lora_B[name].weight) * layer.scaling[name]
+                down, up = layer.lora_A[name].weight, layer.lora_B[name].weight  # fp32 also where the backbone is bf16
+                added = linear(linear(args[0][at].to(down.dtype), down), up) * layer.scaling[name]
+                output[at] += added.to(output.dtype)
         return output
 
     def _activate(self, name: str | None) -> None:

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from gistdemo.errors import one_line
 from gistdemo.generation import FinishReason, RowReady, Sampling, TokenEvent
 from gistdemo.model.gist_cache import GistCache, stack
-from gistdemo.model.gist_model import Compression, GistModel, pad_left
+from gistdemo.model.gist_model import Compression, GistModel, gist_row, pad_left
 from gistdemo.model.sampling import choose, row_generators
 from gistdemo.prompts import PromptPlan
 
@@ -29,13 +29,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineRow:
-    """One answer to generate. slots: (k, E), needed when plan.compress_ids is not None. Adapter names as attached; None = plain weights."""
+    """One answer to generate. slots: (k, E), needed when plan.compress_ids is not None. Adapter names as attached; None = plain weights.
+
+    anchored: slots start from the instruction's own embeddings (see `Compression`).
+    """
 
     plan: PromptPlan
     stop_ids: frozenset[int]
     slots: Tensor | None = None
     compress_adapter: str | None = None
     decode_adapter: str | None = None
+    anchored: bool = False
+
+    def compression(self) -> Compression:
+        """Phase 1 of this row."""
+        return gist_row(self.plan, self.slots, self.compress_adapter, self.anchored)
 
 
 class TextStream:
@@ -187,15 +195,13 @@ class Engine:
     def _compressed(self, rows: dict[int, EngineRow]) -> dict[int, GistCache]:
         if not rows:
             return {}
-        work = [Compression(row.plan.compress_ids or (), row.slots, row.compress_adapter) for row in rows.values()]
-        together = self.model.compress(work)
+        together = self.model.compress([row.compression() for row in rows.values()])
         return {n: together.row(at) for at, n in enumerate(rows)}
 
     def _prefill(self, rows: Sequence[EngineRow], cache: GistCache, indices: list[int]) -> tuple[_Batch, Tensor]:
         ids, mask = pad_left([row.plan.prompt_ids for row in rows], self.model.device)
         width = ids.shape[1]
-        start = torch.tensor([row.plan.start_position for row in rows], device=ids.device)
-        position = start[:, None] + torch.arange(width, device=ids.device)[None] - (width - mask.sum(1))[:, None]
+        position = cache.next_position[:, None] + torch.arange(width, device=ids.device)[None] - (width - mask.sum(1))[:, None]
         batch = _Batch(
             indices,
             cache.to_dynamic_cache(self.model.config),

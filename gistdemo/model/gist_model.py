@@ -18,15 +18,43 @@ from transformers import DynamicCache
 
 from gistdemo.model.adapters import AdapterHost
 from gistdemo.model.gist_cache import GistCache, empty_cache
+from gistdemo.prompts import PromptPlan
 
 
 @dataclass(frozen=True)
 class Compression:
-    """One row of phase 1. ids: prompt before the slots. slots: (K, E) vectors, K >= 1. adapter: acts on this row."""
+    """One row of phase 1. ids: prompt before the slots. slots: (K, E) vectors, K >= 1. adapter: acts on this row.
+
+    anchored: 0: slots are appended to the prompt, at the positions after it. N > 0: the last N ids (the instruction) are cut
+    into K equal stretches; slot i starts from its vector + the mean embedding of stretch i and sits at the position of that
+    stretch's last token, so that what follows stands exactly where it stands in the full prompt.
+    """
 
     ids: Sequence[int]
     slots: Tensor
     adapter: str | None
+    anchored: int = 0
+
+    @property
+    def next_position(self) -> int:
+        """Position of the first token after the compressed prompt."""
+        return len(self.ids) if self.anchored else len(self.ids) + len(self.slots)
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """Where the stretch of each slot starts and ends, counted in the anchored ids. With more slots than ids, ids serve twice."""
+        n, k = self.anchored, len(self.slots)
+        return [(i * n // k, max((i + 1) * n // k, i * n // k + 1)) for i in range(k)]
+
+    def positions(self) -> list[int]:
+        """Position of every id and every slot."""
+        before = len(self.ids) - self.anchored
+        places = [before + end - 1 for _, end in self.stretches()] if self.anchored else range(len(self.ids), self.next_position)
+        return [*range(len(self.ids)), *places]
+
+
+def gist_row(plan: PromptPlan, slots: Tensor, adapter: str | None, anchored: bool) -> Compression:
+    """Phase 1 of a plan that has one. slots: (K, E), K >= plan.k; the first plan.k are used."""
+    return Compression(plan.compress_ids or (), slots[: plan.k], adapter, plan.compressed_tokens if anchored else 0)
 
 
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -69,29 +97,34 @@ class GistModel:
         """Run each prompt once with its slots; keep keys and values of its first token (the sink) and of its slots.
 
         Rows may differ in length, number of slots and adapter. Returns a cache of B rows, P = 1 + largest K; row b goes on
-        at len(ids) + K. Source: Mu et al. 2023, gist caching; unlike their code rows may be batched, and the sink is kept.
+        at its `next_position`. Source: Mu et al. 2023, gist caching; unlike their code rows may be batched, and the sink is
+        kept. Anchored slots: Mean-pooled inputs and the position layout of the text they stand for (docs/LOG.md has the gain).
         """
         lengths = [len(row.ids) + len(row.slots) for row in rows]
         width, most = max(lengths), max(len(row.slots) for row in rows)
-        embed = self.model.get_input_embeddings()
-        parts = []
-        for row, length in zip(rows, lengths, strict=True):
-            words = embed(torch.as_tensor(list(row.ids), device=self.device))
-            whole = torch.cat([words, row.slots.to(words)])  # (len(ids) + K, E)
-            parts.append(torch.nn.functional.pad(whole, (0, 0, width - length, 0)))
-        position = torch.arange(width, device=self.device)[None] - torch.tensor([[width - n] for n in lengths], device=self.device)
-        mask = (position >= 0).long()
+        parts = [torch.nn.functional.pad(self._embedded(row), (0, 0, width - n, 0)) for row, n in zip(rows, lengths, strict=True)]
+        position, mask = pad_left([row.positions() for row in rows], self.device)
         whole_cache = DynamicCache(config=self.config)
         self.adapters.forward(
             [row.adapter for row in rows],
             inputs_embeds=torch.stack(parts),
             attention_mask=mask,
-            position_ids=position.clamp(min=0),
+            position_ids=position,
             past_key_values=whole_cache,
             use_cache=True,
-            logits_to_keep=1,
+            head=False,
         )
         return self._keep_sink_and_slots(whole_cache, rows, lengths, width, most)
+
+    def _embedded(self, row: Compression) -> Tensor:
+        """(len(ids) + K, E): embeddings of the ids, then the slots, in the model's dtype."""
+        words = self.model.get_input_embeddings()(torch.as_tensor(list(row.ids), device=self.device))
+        if not row.anchored:
+            return torch.cat([words, row.slots.to(words)])
+        start, end = torch.tensor(row.stretches(), device=self.device).T
+        sums = torch.nn.functional.pad(words[len(row.ids) - row.anchored :].float().cumsum(0), (0, 0, 1, 0))  # (N + 1, E)
+        means = (sums[end] - sums[start]) / (end - start)[:, None]
+        return torch.cat([words, (row.slots + means).to(words)])
 
     def _keep_sink_and_slots(self, whole: DynamicCache, rows, lengths: list[int], width: int, most: int) -> GistCache:
         """Gather [padding | sink | slots] from the right end of each row."""
@@ -111,7 +144,7 @@ class GistModel:
             tuple(pick(layer.keys) for layer in whole.layers),
             tuple(pick(layer.values) for layer in whole.layers),
             mask.to(self.device),
-            torch.tensor(lengths, device=self.device),
+            torch.tensor([row.next_position for row in rows], device=self.device),
         )
 
     def answer_logits(

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.model.gist_cache import GistCache
-from gistdemo.model.gist_model import Compression, GistModel
+from gistdemo.model.gist_model import GistModel, gist_row
 from gistdemo.prompts import EncodedPrompt, plan
 
 EVALUATION_BATCH = 16
@@ -37,11 +36,12 @@ def measure_recovery(
     ks: Sequence[int],
     compress_adapter: str | None,
     decode_adapter: str | None,
+    anchored: bool = False,
     known: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """NLL per token of the answers with the full prompt, without instruction, with their own and with another row's gist.
 
-    rows: at least 2. slots: (K, E). known: an earlier result on the same rows and decoder, whose nll_full and nll_none are
+    rows: at least 2. slots: (K, E). anchored: see `Compression`. known: an earlier result on the same rows and decoder, whose nll_full and nll_none are
     taken over. Returns {"rows", "answer_tokens", "nll_full", "nll_none", "by_k": {"4": {"recovery",
     "swapped", "nll_gist", "nll_swapped"}}}; recoveries are None where full and none do not differ.
     """
@@ -58,9 +58,9 @@ def measure_recovery(
 
     def gist_nll(k: int, source: Callable[[int], int]) -> float:
         def logits(at: Sequence[int]):
-            plans = [plan(rows[source(n)].encoded, CONDITIONS["gist"], k) for n in at]
+            given = [plan(rows[source(n)].encoded, CONDITIONS["gist"], k) for n in at]
             own = [plan(rows[n].encoded, CONDITIONS["gist"], k) for n in at]
-            cache: GistCache = model.compress([Compression(p.compress_ids or (), slots[:k], compress_adapter) for p in plans])
+            cache = model.compress([gist_row(p, slots, compress_adapter, anchored) for p in given])
             return model.answer_logits(cache, [p.prompt_ids for p in own], [rows[n].answer for n in at], decode_adapter)
 
         return _mean_nll(len(rows), logits)

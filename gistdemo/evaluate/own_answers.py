@@ -15,7 +15,7 @@ from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.prompts import EncodedPrompt, plan
 
 log = logging.getLogger(__name__)
-GENERATION_BATCH = 32
+GENERATION_BATCH = 64
 
 
 def own_answers(
@@ -29,40 +29,46 @@ def own_answers(
 ) -> list[tuple[int, ...]]:
     """Greedy answers of `prompts` (end token included where reached), at most `limit` tokens each, in the order given.
 
-    key: names weights and template; with the prompts and the limit it addresses one cache file, written as answers come,
-    so that an interrupted run goes on where it was. Answers of rows that failed raise RuntimeError.
+    key: names what an answer depends on besides its prompt; with the limit it names one cache file, in which answers stand by
+    prompt. It is written as answers come, so that an interrupted run goes on where it was, and shared by runs on other rows.
+    Answers of rows that failed raise RuntimeError.
     """
-    name = hashlib.sha256(json.dumps([key, limit, [list(p.ids()) for p in prompts]]).encode()).hexdigest()[:24]
+    name = hashlib.sha256(json.dumps([key, limit]).encode()).hexdigest()[:24]
     path = cache_dir / "teacher" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     known = _read(path)
-    order = sorted((n for n in range(len(prompts)) if n not in known), key=lambda n: len(prompts[n].ids()))
+    missing = {_address(p): p for p in prompts if _address(p) not in known}
+    order = sorted(missing, key=lambda address: len(missing[address].ids()))
     with path.open("a", encoding="utf-8") as file:
         for start in range(0, len(order), GENERATION_BATCH):
             at = order[start : start + GENERATION_BATCH]
-            rows = [EngineRow(plan(prompts[n], CONDITIONS["full"], 0), stop_ids, decode_adapter=decode_adapter) for n in at]
+            rows = [EngineRow(plan(missing[address], CONDITIONS["full"], 0), stop_ids, decode_adapter=decode_adapter) for address in at]
             answers: list[list[int]] = [[] for _ in at]
             for event in engine.stream(rows, Sampling(limit)):
                 if isinstance(event, TokenEvent):
                     if event.error:
                         raise RuntimeError(event.error)
                     answers[event.row].append(event.token_id)
-            for n, answer in zip(at, answers, strict=True):
-                known[n] = tuple(answer)
-                file.write(json.dumps([n, answer]) + "\n")
+            for address, answer in zip(at, answers, strict=True):
+                known[address] = tuple(answer)
+                file.write(json.dumps([address, answer]) + "\n")
             file.flush()
             os.fsync(file.fileno())
-            log.info("teacher answers: %d of %d", len(known), len(prompts))
-    return [known[n] for n in range(len(prompts))]
+            log.info("teacher answers: %d of %d", min(start + GENERATION_BATCH, len(order)), len(order))
+    return [known[_address(p)] for p in prompts]
 
 
-def _read(path: Path) -> dict[int, tuple[int, ...]]:
-    """Answers already on file; a half-written last line is ignored."""
+def _address(prompt: EncodedPrompt) -> str:
+    return hashlib.sha256(json.dumps(prompt.ids()).encode()).hexdigest()[:24]
+
+
+def _read(path: Path) -> dict[str, tuple[int, ...]]:
+    """Answers already on file, by prompt; a half-written last line is ignored."""
     known = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
-            n, answer = json.loads(line)
+            address, answer = json.loads(line)
         except ValueError:
             continue
-        known[n] = tuple(answer)
+        known[address] = tuple(answer)
     return known

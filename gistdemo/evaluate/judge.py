@@ -1,0 +1,35 @@
+"""Recovery figures of a finished checkpoint, measured on the files as they were saved, in the precision the app uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gistdemo.checkpoint.pool import LoadedBackbone
+from gistdemo.checkpoint.store import LoadedCheckpoint
+from gistdemo.evaluate.own_answers import own_answers
+from gistdemo.evaluate.recovery import Judged, measure_recovery
+from gistdemo.settings import Settings
+
+
+def judge(
+    base: LoadedBackbone, loaded: LoadedCheckpoint, held: Mapping[str, Sequence[Judged]], answer_tokens: int, settings: Settings
+) -> dict[str, Any]:
+    """Recovery of every trained budget on every set of held-out rows, against two kinds of answers.
+
+    held: sets of rows with reference answers, by name ("" for rows as they are, "long" for long text). Returns, per set,
+    "references" and "own_answers" (behind the set's name), each as `measure_recovery` returns it. own_answers: the
+    checkpoint's own greedy full-prompt answers, at most `answer_tokens` each.
+    """
+    manifest = loaded.manifest
+    adapters = (loaded.compress_adapter, loaded.decode_adapter)
+    key = f"{base.digest}/{loaded.decode_adapter}/{base.model.dtype}/{manifest.template.name}"
+    figures = {}
+    for name, rows in held.items():
+        prompts = [row.encoded for row in rows]
+        answers = own_answers(base.engine, loaded.encoder.stop_ids, prompts, loaded.decode_adapter, answer_tokens, key, settings.cache_dir)
+        own = [Judged(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        for target, judged in (("references", rows), ("own_answers", own)):
+            label = f"{name}_{target}" if name else target
+            figures[label] = measure_recovery(loaded.model, judged, loaded.slots, manifest.trained_k, *adapters, manifest.anchored)
+    return figures

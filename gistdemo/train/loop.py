@@ -1,0 +1,213 @@
+"""The loop of every run: steps, schedule, evaluation, saving, going on after a kill. Knows nothing of what is being learnt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gistdemo.errors import TrainingError, one_line
+from gistdemo.train.config import TrainConfig
+
+log = logging.getLogger(__name__)
+LEAK_LOSS = 0.3  # nats; a frozen model starts near 3 on references: less than this so early means that answers see themselves
+LEAK_STEPS = 20
+STATE, BEST = "state.pt", "best.pt"
+
+
+class Loop:
+    """One run of an objective in a run directory.
+
+    Step s uses the batches s x accumulation, s x accumulation + 1, ... of the objective, so a resumed run sees what the
+    unbroken one saw. The parameters with the best evaluation are kept beside the state and are the run's result.
+    """
+
+    def __init__(self, config: TrainConfig, objective: Any, run_dir: Path):
+        self.config, self.objective, self.run_dir = config, objective, run_dir
+        groups = objective.groups()
+        self.peaks = [group["lr"] for group in groups]
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.seconds = 0.0
+        self.evaluation: dict[str, Any] = {}
+        self.best: tuple[float, int] | None = None  # score and step
+
+    def run(self) -> dict[str, Any]:
+        """Run the remaining steps. Returns the best evaluation with its step, and steps and seconds of the whole run."""
+        first = self._restore()
+        _cut_metrics(self.run_dir / "metrics.jsonl", first)
+        if first == 0:
+            self._evaluate(0)
+        for step in range(first, self.config.steps):
+            self._write(self._timed_step(step))
+            done = step + 1 == self.config.steps
+            if done or (step + 1) % self.config.evaluate_every == 0:
+                self._evaluate(step + 1)
+            if done or (step + 1) % self.config.save_every == 0:
+                self._save(step + 1)
+        self._take_best()
+        return self.evaluation | {"steps": self.config.steps, "seconds": round(self.seconds, 1)}
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rate: linear warmup, then cosine down to final_rate_share."""
+        warm = min(1.0, (step + 1) / (self.config.warmup_steps + 1))
+        floor = self.config.final_rate_share
+        return warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / self.config.steps)))
+
+    def _timed_step(self, step: int) -> dict[str, Any]:
+        began = time.perf_counter()
+        try:
+            numbers = self._step(step)
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+                raise TrainingError(_out_of_memory(self.config, step)) from error
+            raise
+        took = time.perf_counter() - began
+        self.seconds += took
+        speed = {
+            "samples_per_second": self.config.batch_size * self.config.accumulation / took,
+            "tokens_per_second": numbers["tokens"] / took,
+        }
+        speed = {name: round(value, 2) for name, value in speed.items()}
+        return {"step": step + 1, **numbers, **speed, "seconds": round(self.seconds, 2), "memory_gib": _peak_memory()}
+
+    def _step(self, step: int) -> dict[str, float]:
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * self.rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.config.accumulation
+        totals: dict[str, float] = {}
+        for batch in range(step * parts, (step + 1) * parts):
+            loss, numbers = self.objective.loss(batch)
+            _require_number("Loss", loss, step)
+            (loss / parts).backward()
+            for name, value in ({"loss": loss.item()} | numbers).items():
+                totals[name] = totals.get(name, 0.0) + (value if name == "tokens" else value / parts)
+        if step < LEAK_STEPS and totals["loss"] < LEAK_LOSS and self.config.gist and totals.get("cross_entropy", 1.0) < LEAK_LOSS:
+            log.warning("loss is %.3f at step %d: suspected label leak (or data already known by heart)", totals["loss"], step + 1)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        _require_number("Gradient norm", norm, step)  # before the weights are touched: a later save would keep them broken
+        self.optimizer.step()
+        return totals | {"gradient_norm": norm.item(), "rate": self.optimizer.param_groups[-1]["lr"]}
+
+    def _evaluate(self, step: int) -> None:
+        began = time.perf_counter()
+        self.evaluation = self.objective.evaluate()
+        self._write({"step": step, "evaluation": self.evaluation, "evaluation_seconds": round(time.perf_counter() - began, 2)})
+        log.info("step %d: %s", step, json.dumps(self.evaluation))
+        score = self.objective.score(self.evaluation)
+        if score is not None and step > 0 and (self.best is None or score >= self.best[0]):
+            self.best = (score, step)
+            self._store(BEST, {"evaluation": self.evaluation, "parameters": [p.detach() for p in self.parameters], "step": step})
+
+    def _take_best(self) -> None:
+        """Put the best evaluation's parameters in place, where later steps made things worse."""
+        if self.best is None or self.best[1] == self.config.steps:
+            return
+        best = self._load(BEST)
+        self._set_parameters(best["parameters"])
+        self.evaluation = best["evaluation"]
+        log.info("the parameters of step %d scored best and are kept", best["step"])
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if "loss" in record and (record["step"] % 10 == 0 or record["step"] < 4):
+            log.info(
+                "step %d of %d: loss %.4f, %.2f s/step", record["step"], self.config.steps, record["loss"], self.seconds / record["step"]
+            )
+
+    def _save(self, step: int) -> None:
+        state = {
+            "step": step,
+            "seconds": self.seconds,
+            "parameters": [p.detach() for p in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+            "evaluation": self.evaluation,
+            "best": self.best,
+        }
+        self._store(STATE, state)
+
+    def _store(self, name: str, state: dict[str, Any]) -> None:
+        """Replace a file of the run directory in one move: it is whole, or it is the one before."""
+        building = self.run_dir / f".{name}.{os.getpid()}"
+        try:
+            torch.save(state, building)
+            os.replace(building, self.run_dir / name)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise TrainingError(
+                f"The state of step {state['step']} cannot be saved ({one_line(error)[:160]}). Free disk space and resume; the last save is kept."
+            ) from error
+        finally:
+            building.unlink(missing_ok=True)
+
+    def _load(self, name: str) -> dict[str, Any]:
+        return torch.load(self.run_dir / name, weights_only=True, map_location="cpu")
+
+    def _set_parameters(self, values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, values, strict=True):
+                parameter.copy_(value)
+
+    def _restore(self) -> int:
+        if not (self.run_dir / STATE).exists():
+            return 0
+        try:
+            state = self._load(STATE)
+            self._set_parameters(state["parameters"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except Exception as error:
+            text = f"The saved state of this run cannot be used ({one_line(error)[:160]}). Start again in a new run directory."
+            raise TrainingError(text) from error
+        self.seconds, self.evaluation = state["seconds"], state["evaluation"]
+        self.best = tuple(state["best"]) if state["best"] else None
+        log.info("resumed at step %d of %d", state["step"], self.config.steps)
+        return state["step"]
+
+
+def _out_of_memory(config: TrainConfig, step: int) -> str:
+    return (
+        f"Out of memory at step {step + 1} with batch_size {config.batch_size}. Start again with batch_size {max(1, config.batch_size // 2)} "
+        f"and accumulation {config.accumulation * 2}, or lower answer_tokens ({config.answer_tokens}) or max_prompt_tokens ({config.max_prompt_tokens})."
+    )
+
+
+def _require_number(name: str, value: Tensor, step: int) -> None:
+    if not torch.isfinite(value):
+        raise TrainingError(
+            f"{name} is {value.item()} at step {step + 1}. The state of the last save is kept; lower the learning rate and resume."
+        )
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop records after the step that training goes on from (and a half-written last line), so that no step is there twice."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["step"] <= step and step > 0:
+            kept.append(line)
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def recent_loss(path: Path, steps: int = 10) -> float:
+    """Mean loss of the last steps of a metrics.jsonl."""
+    losses = [record["loss"] for line in path.read_text(encoding="utf-8").splitlines() if "loss" in (record := json.loads(line))]
+    return sum(losses[-steps:]) / len(losses[-steps:])
+
+
+def _peak_memory() -> float:
+    """Peak resident memory of this process in GiB (Linux counts in KiB)."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
