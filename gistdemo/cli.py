@@ -178,7 +178,9 @@ def _add_eval(commands) -> None:
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; an interrupted evaluation goes on there")
     p.add_argument("--rows", type=int, default=200, help="rows drawn with --seed; 0: all (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--conditions", default="full,gist,truncated,none", help=f"of {', '.join(CONDITIONS)} (default: %(default)s)")
+    p.add_argument(
+        "--conditions", default="full,gist,truncated,none", help=f"of {', '.join(CONDITIONS)}; '' for recovery alone (default: %(default)s)"
+    )
     p.add_argument("--k", default="4", metavar="A,B,..", help="gist tokens, and the budget of `truncated` (default: %(default)s)")
     p.add_argument("--max-new-tokens", type=int, default=64)
     p.add_argument("--joined", action="store_true", help="compress instruction and input as one text")
@@ -202,7 +204,7 @@ def _eval(args, settings: Settings) -> int:
         args.data,
         args.rows,
         args.seed,
-        tuple(args.conditions.split(",")),
+        tuple(part for part in args.conditions.split(",") if part),
         ks,
         args.max_new_tokens,
         args.joined,
@@ -210,7 +212,7 @@ def _eval(args, settings: Settings) -> int:
         args.most_tokens,
     )
     summary = evaluate(request, args.out, settings, args.recovery)
-    print(f"{args.checkpoint}: {summary['rows']} rows of {args.data}\n\n{as_table(summary['answers'])}")
+    print(f"{args.checkpoint}: {summary['rows']} rows of {args.data}\n\n{as_table(summary['answers']) if request.conditions else ''}")
     for target, figures in summary.get("recovery", {}).items():
         parts = [f"k={k} {_number(row['recovery'])} (swapped {_number(row['swapped'])})" for k, row in figures["by_k"].items()]
         print(f"\nrecovery, {target}, {figures['rows']} rows: {', '.join(parts)}")
@@ -250,10 +252,15 @@ def _checkpoints(args, settings: Settings) -> int:
 
 
 def _recovery_text(recovery: dict) -> str:
-    """', recovery k=1 0.93 ...' with its control, from the manifest; empty when there is none."""
-    try:
-        by_k = recovery["references"]["by_k"]
-        parts = [f"k={k} {row['recovery']:.2f} (swapped {row['swapped']:.2f})" for k, row in by_k.items() if row["recovery"] is not None]
-    except (KeyError, TypeError, ValueError, AttributeError):  # a note of the trainer; another one may write others
-        return ""
-    return f"\n{'':<25}recovery on references: {', '.join(parts)}" if parts else ""
+    """One line per kind of answers: recovery of each k with its control, from the manifest; empty when there is none."""
+    lines = ""
+    for target in ("references", "own_answers"):
+        try:
+            by_k = recovery[target]["by_k"]
+            parts = [
+                f"k={k} {row['recovery']:.2f} (swapped {row['swapped']:.2f})" for k, row in by_k.items() if row["recovery"] is not None
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError):  # a note of the trainer; another one may write others
+            continue
+        lines += f"\n{'':<25}recovery on {target.replace('_', ' ')}: {', '.join(parts)}" if parts else ""
+    return lines

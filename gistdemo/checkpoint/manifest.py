@@ -22,7 +22,7 @@ from gistdemo.errors import CheckpointError
 from gistdemo.prompts import Template
 
 FORMAT = 1
-MODES = ("lm", "embeddings", "compressor", "joint")
+MODES = ("lm", "embeddings", "joint", "compressor")
 GIST_FILE = "gist.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 COMPRESSOR_DIR = "adapter"

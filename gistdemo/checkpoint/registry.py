@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gistdemo.checkpoint.manifest import Manifest, read_manifest
+from gistdemo.checkpoint.manifest import MODES, Manifest, read_manifest
 from gistdemo.errors import CheckpointError, one_line
 
 
@@ -22,12 +22,18 @@ class Entry:
 
 
 def list_checkpoints(folders: Sequence[Path]) -> list[Entry]:
-    """Every sub-folder of the given folders, in order; the first of a name wins. Reads files, loads no model."""
+    """Every sub-folder of the given folders: folder by folder, within one by mode as in MODES (backbones, gist vectors alone, tuned
+    with their gist, compressors), then by name; broken ones last. The first of a name wins. Reads files, loads no model."""
     found: dict[str, Entry] = {}
     for parent in folders:
-        for folder in sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")) if parent.is_dir() else ():
-            found.setdefault(folder.name, _entry(folder))
+        folders_here = [p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")] if parent.is_dir() else []
+        for entry in sorted((_entry(folder) for folder in folders_here), key=_rank):
+            found.setdefault(entry.name, entry)
     return list(found.values())
+
+
+def _rank(entry: Entry) -> tuple[int, str]:
+    return (MODES.index(entry.manifest.mode) if entry.manifest else len(MODES), entry.name)
 
 
 def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:

@@ -21,6 +21,7 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import read_rows, rows_digest
 from gistdemo.errors import DataError, PromptError, UsageError
 from gistdemo.generation import RowReady, Sampling, TokenEvent
+from gistdemo.json_lines import recover
 from gistdemo.metrics import diagnose, rouge
 from gistdemo.prompts import Example, PromptPlan, plan
 
@@ -32,6 +33,8 @@ ROWS_FILE, REQUEST_FILE = "rows.jsonl", "request.json"
 @dataclass(frozen=True)
 class EvaluationRequest:
     """What to measure. checkpoint: its name. data: an Alpaca source. rows: how many, drawn with `seed`; 0: all.
+
+    conditions: to answer in; none where recovery alone is wanted.
 
     joined: compress instruction and input as one text. least_tokens, most_tokens: keep rows whose compressed text is that long.
     """
@@ -51,8 +54,8 @@ class EvaluationRequest:
         problems = []
         if unknown := [name for name in self.conditions if name not in CONDITIONS]:
             problems.append(f"condition '{unknown[0]}' is not known, allowed are {', '.join(CONDITIONS)}")
-        if not self.conditions or not self.ks or min(self.ks) < 1:
-            problems.append(f"conditions are {self.conditions} and ks {self.ks}; at least one of each, k from 1 on, is needed")
+        if not self.ks or min(self.ks) < 1:
+            problems.append(f"ks is {self.ks}; at least one k, from 1 on, is needed")
         if self.rows < 0 or self.max_new_tokens < 1:
             problems.append(f"rows is {self.rows} and max_new_tokens {self.max_new_tokens}; allowed are 0 or more, and 1 or more")
         if problems:
@@ -98,7 +101,7 @@ def answer_rows(
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, request, examples)
     path = folder / ROWS_FILE
-    known = {(r["condition"], r["k"], r["row"]): r for r in _read(path)}
+    known = {(r["condition"], r["k"], r["row"]): r for r in recover(path)}
     work = [(name, k, n) for name, k in request.settings() for n in range(len(examples)) if (name, k, n) not in known]
     plans = {(name, k, n): plan(loaded.encoder.encode(examples[n]), CONDITIONS[name], k) for name, k, n in work}
     work.sort(key=lambda item: plans[item].prompt_tokens)  # rows of a batch of similar length
@@ -157,14 +160,3 @@ def _claim(folder: Path, request: EvaluationRequest, examples: Sequence[Example]
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UsageError(f"Folder '{folder.name}' holds the answers of another request. Give another folder.")
     path.write_text(text, encoding="utf-8")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Records on file; a half-written last line is ignored."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
-    return records

@@ -13,9 +13,14 @@ from gistdemo.settings import Settings
 
 
 def judge(
-    base: LoadedBackbone, loaded: LoadedCheckpoint, held: Mapping[str, Sequence[Judged]], answer_tokens: int, settings: Settings
+    base: LoadedBackbone,
+    loaded: LoadedCheckpoint,
+    held: Mapping[str, Sequence[Judged]],
+    ks: Sequence[int],
+    answer_tokens: int,
+    settings: Settings,
 ) -> dict[str, Any]:
-    """Recovery of every trained budget on every set of held-out rows, against two kinds of answers.
+    """Recovery of every budget in `ks` on every set of held-out rows, against two kinds of answers.
 
     held: sets of rows with reference answers, by name ("" for rows as they are, "long" for long text). Returns, per set,
     "references" and "own_answers" (behind the set's name), each as `measure_recovery` returns it. own_answers: the
@@ -31,5 +36,5 @@ def judge(
         own = [Judged(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         for target, judged in (("references", rows), ("own_answers", own)):
             label = f"{name}_{target}" if name else target
-            figures[label] = measure_recovery(loaded.model, judged, loaded.slots, manifest.trained_k, *adapters, manifest.anchored)
+            figures[label] = measure_recovery(loaded.model, judged, loaded.slots, ks, *adapters, manifest.anchored)
     return figures

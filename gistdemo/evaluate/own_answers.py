@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.generation import Sampling, TokenEvent
+from gistdemo.json_lines import recover
 from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.prompts import EncodedPrompt, plan
 
@@ -36,7 +37,7 @@ def own_answers(
     name = hashlib.sha256(json.dumps([key, limit]).encode()).hexdigest()[:24]
     path = cache_dir / "teacher" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = _read(path)
+    known = {address: tuple(answer) for address, answer in recover(path)}
     missing = {_address(p): p for p in prompts if _address(p) not in known}
     order = sorted(missing, key=lambda address: len(missing[address].ids()))
     with path.open("a", encoding="utf-8") as file:
@@ -60,15 +61,3 @@ def own_answers(
 
 def _address(prompt: EncodedPrompt) -> str:
     return hashlib.sha256(json.dumps(prompt.ids()).encode()).hexdigest()[:24]
-
-
-def _read(path: Path) -> dict[str, tuple[int, ...]]:
-    """Answers already on file, by prompt; a half-written last line is ignored."""
-    known = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            address, answer = json.loads(line)
-        except ValueError:
-            continue
-        known[address] = tuple(answer)
-    return known

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gistdemo.conditions import CONDITIONS
+from gistdemo.model.gist_cache import GistCache, stack
 from gistdemo.model.gist_model import GistModel, gist_row
 from gistdemo.prompts import EncodedPrompt, plan
 
@@ -56,12 +57,11 @@ def measure_recovery(
 
         return _mean_nll(len(rows), logits)
 
-    def gist_nll(k: int, source: Callable[[int], int]) -> float:
+    def gist_nll(caches: Sequence[GistCache], source: Callable[[int], int], k: int) -> float:
         def logits(at: Sequence[int]):
-            given = [plan(rows[source(n)].encoded, CONDITIONS["gist"], k) for n in at]
-            own = [plan(rows[n].encoded, CONDITIONS["gist"], k) for n in at]
-            cache = model.compress([gist_row(p, slots, compress_adapter, anchored) for p in given])
-            return model.answer_logits(cache, [p.prompt_ids for p in own], [rows[n].answer for n in at], decode_adapter)
+            plans = [plan(rows[n].encoded, CONDITIONS["gist"], k) for n in at]
+            given = stack([caches[source(n)] for n in at])
+            return model.answer_logits(given, [p.prompt_ids for p in plans], [rows[n].answer for n in at], decode_adapter)
 
         return _mean_nll(len(rows), logits)
 
@@ -69,7 +69,8 @@ def measure_recovery(
     gap = none - full
     by_k = {}
     for k in ks:
-        own, swapped = gist_nll(k, lambda n: n), gist_nll(k, lambda n: partners[n])
+        caches = _compressed(model, rows, slots, k, compress_adapter, anchored)
+        own, swapped = gist_nll(caches, lambda n: n, k), gist_nll(caches, lambda n: partners[n], k)
         by_k[str(k)] = {
             "recovery": (none - own) / gap if abs(gap) > 1e-6 else None,
             "swapped": (none - swapped) / gap if abs(gap) > 1e-6 else None,
@@ -77,6 +78,16 @@ def measure_recovery(
             "nll_swapped": swapped,
         }
     return {"rows": len(rows), "answer_tokens": sum(len(r.answer) for r in rows), "nll_full": full, "nll_none": none, "by_k": by_k}
+
+
+def _compressed(model: GistModel, rows: Sequence[Judged], slots: Tensor, k: int, adapter: str | None, anchored: bool) -> list[GistCache]:
+    """Phase 1 of every row, once: each cache serves its own row and, as the control, another."""
+    caches: list[GistCache] = []
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        plans = [plan(row.encoded, CONDITIONS["gist"], k) for row in rows[start : start + EVALUATION_BATCH]]
+        together = model.compress([gist_row(p, slots, adapter, anchored) for p in plans])
+        caches += [together.row(n) for n in range(together.rows)]
+    return caches
 
 
 def _mean_nll(rows: int, logits_of: Callable[[Sequence[int]], tuple[Tensor, Tensor]]) -> float:

@@ -21,6 +21,7 @@ from gistdemo.checkpoint.registry import find_checkpoint
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
+from gistdemo.errors import UsageError
 from gistdemo.evaluate import earlier_format
 from gistdemo.evaluate.answers import EvaluationRequest, answer_rows, evaluation_rows
 from gistdemo.evaluate.judge import judge
@@ -40,6 +41,12 @@ def evaluate(request: EvaluationRequest, folder: Path, settings: Settings, recov
     """
     began = time.perf_counter()
     base, loaded = ModelPool(settings).checkpoint(find_checkpoint(request.checkpoint, settings.checkpoint_dirs))
+    needs_gist = recovery or any(CONDITIONS[name].gist_from for name in request.conditions)
+    if needs_gist and max(request.ks) > loaded.manifest.max_k:
+        raise UsageError(
+            f"Checkpoint '{request.checkpoint}' has {loaded.manifest.max_k} gist tokens but k = {max(request.ks)} was asked for. "
+            "Ask for fewer, or for conditions full, truncated and none without recovery."
+        )
     examples = evaluation_rows(request, loaded)
     records = answer_rows(request, examples, base, loaded, folder)
     entries = summarise(records, examples)
@@ -51,10 +58,10 @@ def evaluate(request: EvaluationRequest, folder: Path, settings: Settings, recov
         "version": __version__,
         "torch": torch.__version__,
     }
-    if recovery and loaded.manifest.trained_k:
+    if recovery:
         encoder = loaded.encoder
         held = [Judged(encoder.encode(e), encoder.answer_ids(e.output, RECOVERY_TOKENS)) for e in examples if e.output]
-        summary["recovery"] = judge(base, loaded, {"": held}, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
+        summary["recovery"] = judge(base, loaded, {"": held}, request.ks, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
     summary["seconds"] = round(time.perf_counter() - began, 1)
     k = request.ks[0]
     prompts = [_prompt_texts(loaded, example, k, base.tokenizer) for example in examples[: earlier_format.SAMPLES]]

@@ -10,7 +10,18 @@ WHAT = {
     "lm": "A LoRA adapter trained on raw text with the causal language-modelling loss: a stand-in for a base model.",
     "embeddings": "Gist vectors alone, trained with cross-entropy on reference answers; the backbone is frozen.",
     "compressor": "Gist vectors and a LoRA adapter that is on only while compressing, distilled from the full prompt; the decoder is the backbone, untouched.",
-    "joint": "Instruction tuning and gist together, as in the paper.",
+    "joint": "Gist vectors and weights that are on in both phases, trained with cross-entropy on reference answers, part of the steps with the full prompt: "
+    "instruction tuning and gist together.",
+}
+ANCHORED = (
+    "Slots are anchored: each starts from its vector plus the mean embedding of its stretch of the instruction, at that stretch's position. "
+    "Only the keys and values of the slots (and of one constant sink token) reach the decoder."
+)
+TARGETS = {
+    "references": "reference answers",
+    "own_answers": "the checkpoint's own greedy full-prompt answers",
+    "long_references": "text of 30 tokens or more compressed as a whole, reference answers",
+    "long_own_answers": "text of 30 tokens or more compressed as a whole, the checkpoint's own greedy full-prompt answers",
 }
 
 
@@ -24,9 +35,9 @@ def write_card(manifest: Manifest) -> str:
         ]
     lines += [
         f"- Mode: `{manifest.mode}`; gist tokens: {manifest.max_k} (trained budgets {', '.join(map(str, manifest.trained_k)) or 'none'})",
-        "",
     ]
-    for target, title in (("references", "reference answers"), ("own_answers", "the backbone's own greedy full-prompt answers")):
+    lines += [f"- {ANCHORED}", ""] if manifest.anchored else [""]
+    for target, title in TARGETS.items():
         if target in manifest.recovery:
             lines += _recovery_table(manifest.recovery[target], title)
     if "held_out_nll" in manifest.recovery:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gistdemo.errors import TrainingError, one_line
+from gistdemo.json_lines import recover
 from gistdemo.train.config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Loop:
     def run(self) -> dict[str, Any]:
         """Run the remaining steps. Returns the best evaluation with its step, and steps and seconds of the whole run."""
         first = self._restore()
-        _cut_metrics(self.run_dir / "metrics.jsonl", first)
+        recover(self.run_dir / "metrics.jsonl", lambda record: 0 < first >= record["step"])  # no step is there twice
         if first == 0:
             self._evaluate(0)
         for step in range(first, self.config.steps):
@@ -185,21 +186,6 @@ def _require_number(name: str, value: Tensor, step: int) -> None:
         raise TrainingError(
             f"{name} is {value.item()} at step {step + 1}. The state of the last save is kept; lower the learning rate and resume."
         )
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop records after the step that training goes on from (and a half-written last line), so that no step is there twice."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["step"] <= step and step > 0:
-            kept.append(line)
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def recent_loss(path: Path, steps: int = 10) -> float:

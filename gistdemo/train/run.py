@@ -181,7 +181,7 @@ def _judge(folder: Path, held: dict[str, Any], config: TrainConfig, settings: Se
     """Measure the saved checkpoint and write the figures into its manifest and card."""
     entry = find_checkpoint(str(folder), settings.checkpoint_dirs)
     base, loaded = ModelPool(settings).checkpoint(entry)
-    figures = judge(base, loaded, held, config.answer_tokens, settings)
+    figures = judge(base, loaded, held, config.ks, config.answer_tokens, settings)
     manifest = dataclasses.replace(loaded.manifest, recovery=loaded.manifest.recovery | figures)
     describe(folder, manifest, write_card(manifest))
     log.info("recovery of the saved checkpoint: %s", json.dumps(figures))

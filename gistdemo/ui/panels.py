@@ -34,7 +34,7 @@ def _entry(entry: Entry) -> str:
     facts = [
         ("mode", m.mode),
         ("backbone", m.backbone + (" (tuned into a stand-in)" if m.stand_in else "")),
-        ("gist tokens", str(m.max_k) if m.max_k else "none: a backbone for others"),
+        ("gist tokens", _slots(m)),
         ("size", f"{size:.1f} MB"),
         ("training", _training(m.training)),
     ]
@@ -43,6 +43,20 @@ def _entry(entry: Entry) -> str:
         f'<article class="gd-ck"><header><h4>{escape(m.title)}</h4><span class="gd-badge gd-b-healthy">● usable</span></header>'
         f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_recovery(m)}</article>'
     )
+
+
+TARGETS = {
+    "references": "reference answers",
+    "own_answers": "the model's own full-prompt answers",
+    "long_references": "long text, reference answers",
+    "long_own_answers": "long text, the model's own answers",
+}
+
+
+def _slots(m: Manifest) -> str:
+    if not m.max_k:
+        return "none: a backbone for others"
+    return f"{m.max_k}, {'each anchored to a stretch of the instruction' if m.anchored else 'appended to the instruction'}"
 
 
 NOT_OURS = (KeyError, TypeError, ValueError, AttributeError)  # training and recovery are notes: another trainer may write others
@@ -58,7 +72,7 @@ def _training(record: dict[str, Any]) -> str:
 def _recovery(manifest: Manifest) -> str:
     """Recovery per budget beside its control, for both kinds of answers."""
     tables = []
-    for target, title in (("references", "reference answers"), ("own_answers", "the model's own full-prompt answers")):
+    for target, title in TARGETS.items():
         try:
             tables.append(_recovery_table(manifest.recovery[target], title))
         except NOT_OURS:

@@ -1,0 +1,214 @@
+"""Evaluation: answers are written row by row and gone on with, sums are plain averages, files carry an earlier experiment's names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from lab import EXAMPLES
+from lessons import lesson, write_rows
+from toy import save_toy
+
+from gistdemo.checkpoint.pool import ModelPool
+from gistdemo.checkpoint.registry import find_checkpoint
+from gistdemo.cli import main
+from gistdemo.errors import DataError, UsageError
+from gistdemo.evaluate import answers as answers_module
+from gistdemo.evaluate.answers import EvaluationRequest, answer_rows, evaluation_rows
+from gistdemo.evaluate.earlier_format import eval_results, sample_outputs, training_metrics
+from gistdemo.evaluate.run import evaluate
+from gistdemo.evaluate.summary import as_table, summarise
+from gistdemo.metrics import rouge
+from gistdemo.prompts import Example
+from gistdemo.train.run import train
+
+ROWS = [(f"{example.instruction} {n}", example.output) for n, example in enumerate(EXAMPLES * 2)]
+
+
+@pytest.fixture
+def made(tmp_path, settings):
+    """A trained toy checkpoint, and a request for it."""
+    out = settings.data_dir / "checkpoints" / "made"
+    config = lesson(tmp_path / "a", "compressor", backbone=str(save_toy(tmp_path / "toy")), name="made", steps=2)
+    train(config, tmp_path / "run", settings, out)
+    data = write_rows(tmp_path / "rows.jsonl", ROWS)
+    return EvaluationRequest("made", data, 0, ks=(1, 4), max_new_tokens=6)
+
+
+def loaded(settings):
+    return ModelPool(settings).checkpoint(find_checkpoint("made", settings.checkpoint_dirs))
+
+
+def test_every_row_has_every_condition_once_and_only_budgets_that_matter(made, settings, tmp_path):
+    summary = evaluate(made, tmp_path / "out", settings)
+    records = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    keys = {(r["condition"], r["k"], r["row"]) for r in records}
+    settings_asked = [("full", 0), ("gist", 1), ("gist", 4), ("truncated", 1), ("truncated", 4), ("none", 0)]
+    assert made.settings() == settings_asked and len(records) == len(keys) == 6 * len(ROWS)
+    assert [(e["condition"], e["k"], e["n"]) for e in summary["answers"]] == [(*one, len(ROWS)) for one in settings_asked]
+    assert set(summary["recovery"]) == {"references", "own_answers"}
+    assert all(row["swapped"] is not None for target in summary["recovery"].values() for row in target["by_k"].values())
+
+
+def test_an_answer_does_not_depend_on_its_batch(made, settings, tmp_path, monkeypatch):
+    base, checkpoint = loaded(settings)
+    rows = evaluation_rows(made, checkpoint)
+    together = answer_rows(made, rows, base, checkpoint, tmp_path / "a")
+    monkeypatch.setattr(answers_module, "BATCH", 1)
+    assert [r["text"] for r in answer_rows(made, rows, base, checkpoint, tmp_path / "b")] == [r["text"] for r in together]
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_the_same(made, settings, tmp_path, monkeypatch):
+    base, checkpoint = loaded(settings)
+    rows = evaluation_rows(made, checkpoint)
+    whole = answer_rows(made, rows, base, checkpoint, tmp_path / "whole")
+    monkeypatch.setattr(answers_module, "BATCH", 8)
+    lines = (tmp_path / "whole" / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "rows.jsonl").write_text("".join(lines[:11]) + lines[11][:20])
+    asked = []
+    monkeypatch.setattr(base.engine, "stream", lambda rows, *rest, real=base.engine.stream: asked.append(len(rows)) or real(rows, *rest))
+    assert answer_rows(made, rows, base, checkpoint, tmp_path / "cut") == whole
+    assert sum(asked) == len(lines) - 11, "what was on file is not generated again"
+    assert answer_rows(made, rows, base, checkpoint, tmp_path / "cut") == whole and sum(asked) == len(lines) - 11
+
+
+def test_a_folder_answers_one_request(made, settings, tmp_path):
+    base, checkpoint = loaded(settings)
+    rows = evaluation_rows(made, checkpoint)
+    answer_rows(made, rows, base, checkpoint, tmp_path / "a")
+    with pytest.raises(UsageError, match="holds the answers of another request"):
+        answer_rows(made, rows[:3], base, checkpoint, tmp_path / "a")
+
+
+def test_rows_are_drawn_with_a_seed_in_the_order_of_the_source(made, settings):
+    _, checkpoint = loaded(settings)
+    draw = lambda **changes: evaluation_rows(EvaluationRequest("made", made.data, **changes), checkpoint)  # noqa: E731
+    everything = draw(rows=0)
+    three = draw(rows=3, seed=1)
+    assert len(everything) == len(ROWS) and len(three) == 3 and three == draw(rows=3, seed=1) != draw(rows=3, seed=2)
+    assert [everything.index(e) for e in three] == sorted(everything.index(e) for e in three)
+    longer = draw(rows=0, least_tokens=30)
+    assert longer and all(checkpoint.encoder.encode(e).count("instruction") >= 30 for e in longer)
+    with pytest.raises(DataError, match="no row of 5000 to"):
+        draw(least_tokens=5000)
+
+
+@pytest.mark.parametrize("changes", [{"conditions": ("full", "gits")}, {"ks": ()}, {"ks": (0,)}, {"rows": -1}, {"max_new_tokens": 0}])
+def test_a_request_that_cannot_be_met_is_refused(changes):
+    with pytest.raises(UsageError, match=r"^Evaluation: "):
+        EvaluationRequest("made", "rows.jsonl", **changes)
+
+
+# --- sums ----------------------------------------------------------------------------------------------------------------
+
+TEXTS = {"full": ["the cat sat", "red"], "gist": ["the cat ran", "red"], "none": ["a b c", "d"]}
+SUMMED = [Example("One", "", "the cat sat"), Example("Two", "", "red")]
+
+
+def record(condition: str, row: int, text: str, **more):
+    k = 4 if condition == "gist" else 0
+    numbers = {"tokens": 3, "prompt_tokens": 10, "instruction_tokens": 5, "kept_tokens": 4}
+    scores = rouge(text, SUMMED[row].output)
+    return {"condition": condition, "k": k, "row": row, "text": text, "verdict": "healthy", "flags": []} | numbers | scores | more
+
+
+def test_sums_are_plain_averages():
+    records = [record(c, n, text) for c, texts in TEXTS.items() for n, text in enumerate(texts)]
+    full, gist, none = summarise(records, SUMMED)
+    assert (full["rougeL"], none["rougeL"]) == (100.0, 0.0)
+    assert gist["rougeL"] == pytest.approx((200 / 3 + 100) / 2) == gist["normalised"] == gist["rougeL_own"]
+    assert gist["verdicts"] == {"healthy": 2, "warning": 0, "degenerate": 0} and gist["prompt_tokens"] == 10
+    assert full["rougeL_own"] is None and "| gist | 4 | 2 | 83.3 | 83.3 |" in as_table([full, gist, none])
+
+
+def test_equal_answers_to_different_instructions_are_counted():
+    same = "an answer that is long enough to be told from chance"
+    gist = summarise([record("gist", n, same, verdict="degenerate", flags=["F3"]) for n in (0, 1)], SUMMED)[0]
+    assert gist["instruction_blind"] == 2 and gist["flags"] == {"F3": 2} and gist["normalised"] is None
+
+
+def test_without_references_scores_are_left_open():
+    empty = dict.fromkeys(("rouge1", "rouge2", "rougeL"))
+    entries = summarise([record("full", 0, "x") | empty], SUMMED)
+    assert entries[0]["rougeL"] is None and "| - |" in as_table(entries)
+
+
+# --- files of the earlier experiment -------------------------------------------------------------------------------------
+
+
+def test_the_files_carry_the_names_and_scales_of_the_earlier_experiment(made, settings, tmp_path):
+    evaluate(made, tmp_path / "out", settings, recovery=False)
+    results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert set(results) == {
+        "checkpoint",
+        "num_samples",
+        "num_gist_tokens",
+        "compression_ratio",
+        "avg_full_tokens",
+        "avg_gist_tokens",
+        "rouge_scores",
+        "relative_performance",
+        "eval_time_seconds",
+    }
+    assert set(results["rouge_scores"]) == {"full_text", "gist", "truncated"} and results["num_gist_tokens"] == 1
+    assert all(0 <= value <= 1 for scores in results["rouge_scores"].values() for value in scores.values())
+    assert results["compression_ratio"] == pytest.approx(results["avg_full_tokens"] / results["avg_gist_tokens"])
+    samples = json.loads((tmp_path / "out" / "sample_outputs.json").read_text())
+    assert len(samples) == len(ROWS) and set(samples[0]) == {"full_text", "gist", "truncated", "reference", "prompts"}
+    prompts = samples[0]["prompts"]
+    assert prompts["full"].count(ROWS[0][0]) == 1 and ROWS[0][0] not in prompts["gist"] and prompts["gist"].startswith("<GIST>")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["total_steps"] == 2 and metrics["num_gist_tokens"] == 4 and metrics["final_loss"] > 0
+    assert set(metrics) == {
+        "num_gist_tokens",
+        "num_samples",
+        "num_epochs",
+        "batch_size",
+        "world_size",
+        "learning_rate",
+        "final_loss",
+        "total_steps",
+        "total_time_minutes",
+        "model_id",
+    }
+
+
+def test_conditions_that_were_not_run_are_left_open():
+    entries = summarise([record("full", 0, "the cat sat")], SUMMED)
+    results = eval_results("x", 4, entries, 1.0)
+    assert results["rouge_scores"]["gist"] is None and results["compression_ratio"] is None
+    assert results["relative_performance"] == {"gist_vs_full": None, "truncated_vs_full": None}
+    assert sample_outputs([], [], [], 4) == []
+    training = {
+        "settings": {"batch_size": 8, "accumulation": 2, "gist_learning_rate": 0.1, "learning_rate": 0.2},
+        "steps": 10,
+        "seconds": 30,
+    }
+    assert training_metrics(training | {"data": {"train": {"rows": 40}}}, 4, "x", 1.5)["num_epochs"] == 4.0
+
+
+# --- command line --------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_table_and_the_recovery(made, settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gistdemo.cli.Settings.from_env", lambda: settings)
+    arguments = ["--checkpoint", "made", "--data", made.data, "--out", str(tmp_path / "out"), "--k", "1,4", "--max-new-tokens", "4"]
+    assert main(["eval", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert f"made: {len(ROWS)} rows" in printed and "| truncated | 4 |" in printed and "recovery, own_answers, 8 rows: k=1" in printed
+    assert main(["eval", *arguments[:-4], "--k", "one"]) == 2
+    assert "--k is 'one'" in capsys.readouterr().err
+
+
+def test_more_gist_tokens_than_there_are_is_refused_before_anything_is_generated(made, settings, tmp_path):
+    with pytest.raises(UsageError, match=r"'made' has 4 gist tokens but k = 9 was asked for\. Ask for fewer"):
+        evaluate(EvaluationRequest("made", made.data, ks=(9,)), tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
+    summary = evaluate(EvaluationRequest("made", made.data, conditions=("none",), ks=(9,)), tmp_path / "out", settings, recovery=False)
+    assert [e["condition"] for e in summary["answers"]] == ["none"] and "recovery" not in summary
+
+
+def test_recovery_alone_needs_no_answers(made, settings, tmp_path):
+    summary = evaluate(EvaluationRequest("made", made.data, conditions=(), ks=(4,)), tmp_path / "out", settings)
+    assert summary["answers"] == [] and set(summary["recovery"]["references"]["by_k"]) == {"4"}
