@@ -10,13 +10,15 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gistdemo import __version__
+from gistdemo.checkpoint.manifest import MODES
 from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.errors import GistDemoError, TrainingError, UsageError, one_line
 from gistdemo.settings import Settings
-from gistdemo.train.config import DTYPES, MODES, WEIGHTS, TrainConfig
+from gistdemo.train.config import DTYPES, WEIGHTS, TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
 
 
@@ -118,7 +120,7 @@ def _cell_text(cell) -> str:
 
 def _add_train(commands) -> None:
     p = commands.add_parser(
-        "train", help="train a gist checkpoint, or resume a run", description="Settings of a run; see TrainConfig for their meaning."
+        "train", help="train a gist checkpoint, or resume a run", description="Settings given by hand override those of a preset."
     )
     p.add_argument(
         "--run", type=Path, required=True, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed"
@@ -127,22 +129,31 @@ def _add_train(commands) -> None:
     p.add_argument("--preset", choices=tuple(PRESETS), help="; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items()))
     for field in dataclasses.fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
+        given: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(field)}
         if field.type == "bool":
-            p.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS)
+            p.add_argument(flag, action=argparse.BooleanOptionalAction, **given)
         elif isinstance(field.default, tuple):
             item = type(field.default[0])
             p.add_argument(
                 flag,
                 type=lambda text, item=item: tuple(_item(part, item) for part in text.split(",")),
-                default=argparse.SUPPRESS,
                 metavar="A,B,..",
+                **given,
             )
         else:
             kind = str if field.default is dataclasses.MISSING else type(field.default)
             choices = {"mode": MODES, "weights": WEIGHTS, "dtype": DTYPES}.get(field.name)
             metavar = None if choices else kind.__name__.upper()
-            p.add_argument(flag, type=kind, default=argparse.SUPPRESS, choices=choices, metavar=metavar)
+            p.add_argument(flag, type=kind, choices=choices, metavar=metavar, **given)
     p.set_defaults(command=_train)
+
+
+def _help(field: dataclasses.Field) -> str:
+    text = field.metadata["help"].replace("%", "%%")
+    if field.default is dataclasses.MISSING or field.default == "":
+        return text
+    value = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"{text} (default: {value})"
 
 
 def _item(text: str, kind: type):

@@ -233,7 +233,7 @@ def test_another_format_is_refused_with_both_numbers(tmp_path, found):
     ("change", "words"),
     [
         (lambda r: (r.pop("mode"), r.pop("max_k")), "manifest.json lacks mode, max_k"),
-        (lambda r: r.update(mode="magic"), "mode is 'magic', allowed are lm, embeddings, compressor, joint"),
+        (lambda r: r.update(mode="magic"), "mode is 'magic', allowed are lm, embeddings, joint, compressor"),
         (lambda r: r.update(max_k=-1), "max_k is -1, allowed are 0 to 1024"),
         (lambda r: r.update(max_k="8"), "max_k is '8'"),
         (lambda r: r.update(max_k=None), "max_k is None"),

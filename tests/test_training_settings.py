@@ -34,7 +34,7 @@ def test_every_setting_that_is_not_allowed_is_named_at_once():
         sequence_tokens=4,
     )
     parts = [
-        "mode is 'magic', allowed are lm, embeddings, compressor, joint",
+        "mode is 'magic', allowed are lm, embeddings, joint, compressor",
         "name is '../up'",
         "steps is 0, allowed are 1 or more",
         "batch_size is -1",

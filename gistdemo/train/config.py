@@ -9,73 +9,66 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gistdemo.checkpoint.manifest import MODES
 from gistdemo.errors import UsageError
 
-MODES = ("lm", "embeddings", "compressor", "joint")
 DTYPES = ("auto", "float32", "bfloat16")
 WEIGHTS = ("lora", "all")
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
+def _setting(help: str, *default: Any) -> Any:
+    """A field with its meaning, which the command line and the page show."""
+    return dataclasses.field(metadata={"help": help}, **({"default": default[0]} if default else {}))
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of one training run. Lengths are in tokens, counts of steps are optimizer steps.
+    """Settings of one training run. Lengths are in tokens, counts of steps are optimizer steps."""
 
-    mode: `lm` (raw text, LoRA on in both phases: makes a base stand-in), `embeddings` (gist vectors only),
-        `compressor` (gist vectors + LoRA in phase 1, distilled from the full prompt), `joint` (the paper: gist vectors + weights
-        in both phases, instruction tuning and gist together).
-    data: raw text .jsonl with a field `text` for `lm`; any Alpaca source otherwise.
-    validation: Alpaca sources never trained on, joined by `+`; empty: split off from `data`.
-    samples: training rows used, drawn with the seed; 0: all.
-    ks: budgets, one drawn per step; the checkpoint has max(ks) slots.
-    anchored: slots start from stretches of the instruction (see `gistdemo.model.gist_model.Compression`).
-    teacher_answers: training rows whose own greedy full-prompt answer is generated first. A share teacher_share of the steps
-        then learns from these answers, the others from references. Mode `compressor` only.
-    long_share: share of the steps that compress long text (30 tokens or more: a long instruction, or instruction and input together).
-    full_share: share of the steps that see the full prompt instead of the gist. Mode `joint` only.
-    weights: what `joint` trains: `lora`, or `all` weights of the backbone.
-    accumulation: batches per optimizer step. dtype: of the frozen weights; auto: bfloat16 where the processor multiplies it
-        natively, else float32. Trained parameters are float32 always. device: auto, cpu or cuda.
-    """
-
-    mode: str
-    name: str
-    data: str
-    backbone: str = "smollm2-135m-instruct"
-    title: str = ""
-    summary: str = ""
-    validation: str = ""
-    samples: int = 0
-    steps: int = 120
-    batch_size: int = 8
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    gist_learning_rate: float = 5e-3
-    warmup_steps: int = 8
-    final_rate_share: float = 0.05
-    gradient_clip: float = 1.0
-    ks: tuple[int, ...] = (1, 2, 4, 8, 16)
-    anchored: bool = True
-    weights: str = "lora"
-    rank: int = 16
-    alpha: int = 16
-    targets: tuple[str, ...] = ATTENTION
-    answer_tokens: int = 48
-    max_prompt_tokens: int = 256
-    sequence_tokens: int = 128
-    cross_entropy_weight: float = 0.2
-    teacher_answers: int = 0
-    teacher_share: float = 0.5
-    long_share: float = 0.0
-    full_share: float = 0.3
-    seed: int = 0
-    evaluate_every: int = 50
-    evaluate_rows: int = 64
-    save_every: int = 20
-    threads: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
+    mode: str = _setting(
+        "lm: raw text, LoRA on in both phases (makes a base stand-in); embeddings: gist vectors only; compressor: gist vectors and LoRA in "
+        "phase 1, distilled from the full prompt; joint: gist vectors and weights in both phases, as in the paper"
+    )
+    name: str = _setting("name of the checkpoint")
+    data: str = _setting("raw text .jsonl with a field 'text' for lm; else an Alpaca file or hub dataset id")
+    backbone: str = _setting("embedded model, hub id, folder, or for embeddings and joint a checkpoint of mode lm", "smollm2-135m-instruct")
+    title: str = _setting("name shown to people", "")
+    summary: str = _setting("one line about the checkpoint", "")
+    validation: str = _setting("Alpaca sources never trained on, joined by +; empty: split off from the data", "")
+    samples: int = _setting("training rows used, drawn with the seed; 0: all", 0)
+    steps: int = _setting("optimizer steps", 120)
+    batch_size: int = _setting("rows per batch", 8)
+    accumulation: int = _setting("batches per optimizer step", 1)
+    learning_rate: float = _setting("peak rate of LoRA or weights (AdamW)", 1e-3)
+    gist_learning_rate: float = _setting("peak rate of the gist vectors", 5e-3)
+    warmup_steps: int = _setting("steps of linear warmup; cosine after it", 8)
+    final_rate_share: float = _setting("share of the peak rate at the last step", 0.05)
+    gradient_clip: float = _setting("largest gradient norm", 1.0)
+    ks: tuple[int, ...] = _setting("gist budgets, one drawn per batch; the checkpoint has as many slots as the largest", (1, 2, 4, 8, 16))
+    anchored: bool = _setting("slots start from stretches of the instruction, at their positions; else they are appended to it", True)
+    weights: str = _setting("what joint trains: lora, or all weights of the backbone", "lora")
+    rank: int = _setting("LoRA rank", 16)
+    alpha: int = _setting("LoRA alpha; the update is scaled by alpha / rank", 16)
+    targets: tuple[str, ...] = _setting("linear layers with LoRA", ATTENTION)
+    answer_tokens: int = _setting("tokens of an answer to learn from and be judged by", 48)
+    max_prompt_tokens: int = _setting("longer prompts are left out", 256)
+    sequence_tokens: int = _setting("length of a block of raw text, mode lm", 128)
+    cross_entropy_weight: float = _setting("weight of cross-entropy beside KL, mode compressor", 0.2)
+    teacher_answers: int = _setting("rows whose own greedy full-prompt answer is generated first and learnt from, mode compressor", 0)
+    teacher_share: float = _setting("share of the batches that learn from these answers; the others learn from references", 0.5)
+    long_share: float = _setting(
+        "share of the batches that compress text of 30 tokens or more: a long instruction, or instruction and input", 0.0
+    )
+    full_share: float = _setting("share of the batches that see the full prompt instead of the gist, mode joint", 0.3)
+    seed: int = _setting("draws slots, adapters, rows and budgets", 0)
+    evaluate_every: int = _setting("steps between evaluations on held-out rows", 50)
+    evaluate_rows: int = _setting("held-out rows of an evaluation", 64)
+    save_every: int = _setting("steps between saved states", 20)
+    threads: int = _setting("processor threads; 0: as many as there are", 0)
+    device: str = _setting("auto, cpu or cuda", "auto")
+    dtype: str = _setting("of frozen weights; auto: bfloat16 where the processor multiplies it natively, else float32", "auto")
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
