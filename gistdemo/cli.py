@@ -197,6 +197,7 @@ def _add_eval(commands) -> None:
     p.add_argument("--joined", action="store_true", help="compress instruction and input as one text")
     p.add_argument("--least-tokens", type=int, default=0, help="keep rows with at least so many tokens to compress")
     p.add_argument("--most-tokens", type=int, default=100_000, help="keep rows with at most so many tokens to compress")
+    p.add_argument("--allow-trained", action="store_true", help="measure rows the checkpoint was trained on too; every figure says so")
     p.add_argument("--no-recovery", dest="recovery", action="store_false", help="generate and score only")
     p.set_defaults(command=_eval)
 
@@ -221,12 +222,14 @@ def _eval(args, settings: Settings) -> int:
         args.joined,
         args.least_tokens,
         args.most_tokens,
+        args.allow_trained,
     )
     summary = evaluate(request, args.out, settings, args.recovery)
-    print(f"{args.checkpoint}: {summary['rows']} rows of {args.data}\n\n{as_table(summary['answers']) if request.conditions else ''}")
+    seen = f", {summary['rows_trained_on']} of them TRAINED ON" if summary["rows_trained_on"] else ""
+    print(f"{args.checkpoint}: {summary['rows']} rows of {args.data}{seen}\n\n{as_table(summary['answers']) if request.conditions else ''}")
     for target, figures in summary.get("recovery", {}).items():
         parts = [f"k={k} {_number(row['recovery'])} (swapped {_number(row['swapped'])})" for k, row in figures["by_k"].items()]
-        print(f"\nrecovery, {target}, {figures['rows']} rows: {', '.join(parts)}")
+        print(f"\nrecovery, {target}, {figures['rows']} rows{seen}: {', '.join(parts)}")
     return 0
 
 

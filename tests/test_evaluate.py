@@ -6,6 +6,7 @@ import json
 
 import pytest
 from lab import EXAMPLES
+from lessons import ROWS as LEARNT
 from lessons import lesson, write_rows
 from toy import save_toy
 
@@ -52,7 +53,7 @@ def test_every_row_has_every_condition_once_and_only_budgets_that_matter(made, s
 
 def test_an_answer_does_not_depend_on_its_batch(made, settings, tmp_path, monkeypatch):
     base, checkpoint = loaded(settings)
-    rows = evaluation_rows(made, checkpoint)
+    rows, _ = evaluation_rows(made, checkpoint)
     together = answer_rows(made, rows, base, checkpoint, tmp_path / "a")
     monkeypatch.setattr(answers_module, "BATCH", 1)
     assert [r["text"] for r in answer_rows(made, rows, base, checkpoint, tmp_path / "b")] == [r["text"] for r in together]
@@ -60,7 +61,7 @@ def test_an_answer_does_not_depend_on_its_batch(made, settings, tmp_path, monkey
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(made, settings, tmp_path, monkeypatch):
     base, checkpoint = loaded(settings)
-    rows = evaluation_rows(made, checkpoint)
+    rows, _ = evaluation_rows(made, checkpoint)
     whole = answer_rows(made, rows, base, checkpoint, tmp_path / "whole")
     monkeypatch.setattr(answers_module, "BATCH", 8)
     lines = (tmp_path / "whole" / "rows.jsonl").read_text().splitlines(keepends=True)
@@ -75,7 +76,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(made, settings, tmp
 
 def test_a_folder_answers_one_request(made, settings, tmp_path):
     base, checkpoint = loaded(settings)
-    rows = evaluation_rows(made, checkpoint)
+    rows, _ = evaluation_rows(made, checkpoint)
     answer_rows(made, rows, base, checkpoint, tmp_path / "a")
     with pytest.raises(UsageError, match="holds the answers of another request"):
         answer_rows(made, rows[:3], base, checkpoint, tmp_path / "a")
@@ -83,7 +84,7 @@ def test_a_folder_answers_one_request(made, settings, tmp_path):
 
 def test_rows_are_drawn_with_a_seed_in_the_order_of_the_source(made, settings):
     _, checkpoint = loaded(settings)
-    draw = lambda **changes: evaluation_rows(EvaluationRequest("made", made.data, **changes), checkpoint)  # noqa: E731
+    draw = lambda **changes: evaluation_rows(EvaluationRequest("made", made.data, **changes), checkpoint)[0]  # noqa: E731
     everything = draw(rows=0)
     three = draw(rows=3, seed=1)
     assert len(everything) == len(ROWS) and len(three) == 3 and three == draw(rows=3, seed=1) != draw(rows=3, seed=2)
@@ -212,3 +213,28 @@ def test_more_gist_tokens_than_there_are_is_refused_before_anything_is_generated
 def test_recovery_alone_needs_no_answers(made, settings, tmp_path):
     summary = evaluate(EvaluationRequest("made", made.data, conditions=(), ks=(4,)), tmp_path / "out", settings)
     assert summary["answers"] == [] and set(summary["recovery"]["references"]["by_k"]) == {"4"}
+
+
+def test_rows_that_were_trained_on_are_refused_unless_told_and_then_named(made, settings, tmp_path, monkeypatch, capsys):
+    """Also where case and blanks differ (T11)."""
+    trained = [(f"  {instruction.upper()} ", output) for instruction, output in LEARNT[:3]]
+    data = write_rows(tmp_path / "mixed.jsonl", [*ROWS, *trained])
+    with pytest.raises(DataError, match=r"'made' was trained on the instructions of 3 of 11 rows"):
+        evaluate(EvaluationRequest("made", data, 0, max_new_tokens=2), tmp_path / "out", settings)
+    monkeypatch.setattr("gistdemo.cli.Settings.from_env", lambda: settings)
+    arguments = [
+        "--data",
+        data,
+        "--rows",
+        "0",
+        "--conditions",
+        "none",
+        "--no-recovery",
+        "--max-new-tokens",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["eval", "--checkpoint", "made", *arguments, "--allow-trained"]) == 0
+    assert "made: 11 rows of" in (printed := capsys.readouterr().out) and ", 3 of them TRAINED ON" in printed
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows_trained_on"] == 3

@@ -6,6 +6,7 @@ checkpoints/NAME/
   adapter/             optional LoRA in PEFT's format, on in phase 1 only (the compressor)
   weights.safetensors  optional: all weights of a backbone that was trained whole, instead of the backbone's own
   backbone_adapter/    optional LoRA in PEFT's format, on in both phases (a tuned or stand-in backbone)
+  trained_rows.txt     marks of the instructions trained on (see `instruction_mark`), one per line; absent in mode `lm`
   README.md            the card
 """
 
@@ -25,6 +26,7 @@ FORMAT = 1
 MODES = ("lm", "embeddings", "joint", "compressor")
 GIST_FILE = "gist.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
+ROWS_FILE = "trained_rows.txt"
 COMPRESSOR_DIR = "adapter"
 BACKBONE_ADAPTER_DIR = "backbone_adapter"
 

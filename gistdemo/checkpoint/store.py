@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from gistdemo.checkpoint.manifest import (
     BACKBONE_ADAPTER_DIR,
     COMPRESSOR_DIR,
     GIST_FILE,
+    ROWS_FILE,
     WEIGHTS_FILE,
     Manifest,
     describe_files,
@@ -122,12 +124,18 @@ def _attach_adapters(manifest: Manifest, folder: Path, model: GistModel) -> tupl
 
 
 def save_checkpoint(
-    folder: Path, manifest: Manifest, model: GistModel, slots: Tensor | None, adapters: dict[str, Any], card: str
+    folder: Path,
+    manifest: Manifest,
+    model: GistModel,
+    slots: Tensor | None,
+    adapters: dict[str, Any],
+    card: str,
+    marks: Collection[str] = (),
 ) -> Manifest:
     """Write a checkpoint folder and check it by reading it back.
 
     slots: (K, E), stored as fp16; None in mode `lm`. adapters: sub-folder name -> adapter name on the model, or a folder
-    to copy. manifest.has_weights: the model's own weights are stored too, as fp16. manifest.files is filled in here.
+    to copy. marks: of the instructions trained on. manifest.has_weights: the model's own weights are stored too, as fp16. manifest.files is filled in here.
     Replaces an older folder of that name only once the new one is complete.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -139,6 +147,8 @@ def save_checkpoint(
         if manifest.has_weights:
             weights = {name: p.detach().half().cpu().contiguous() for name, p in model.model.named_parameters()}  # tied ones once
             save_file(weights, building / WEIGHTS_FILE)
+        if marks:
+            (building / ROWS_FILE).write_text("".join(f"{mark}\n" for mark in sorted(marks)), encoding="ascii")
         for sub, source in adapters.items():
             if isinstance(source, Path):
                 shutil.copytree(source, building / sub)
@@ -152,6 +162,12 @@ def save_checkpoint(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return complete
+
+
+def trained_marks(folder: Path) -> frozenset[str]:
+    """Marks of the instructions a checkpoint was trained on; empty where it does not say."""
+    path = folder / ROWS_FILE
+    return frozenset(path.read_text(encoding="ascii").split()) if path.is_file() else frozenset()
 
 
 def describe(folder: Path, manifest: Manifest, card: str) -> None:

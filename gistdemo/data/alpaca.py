@@ -45,6 +45,11 @@ def rows_digest(examples: Iterable[Example]) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
+def instruction_mark(example: Example) -> str:
+    """Eight hex digits that stand for an instruction, case and blanks ignored: enough to tell training rows among thousands again."""
+    return hashlib.sha256(" ".join(example.instruction.casefold().split()).encode()).hexdigest()[:8]
+
+
 def read_rows(source: str | Path, need_output: bool = True) -> Rows:
     """Read an Alpaca source: a .json, .jsonl or .parquet file, or a hub dataset id such as "tatsu-lab/alpaca".
 

@@ -18,7 +18,7 @@ from typing import Any
 from gistdemo.checkpoint.pool import LoadedBackbone
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.alpaca import read_rows, rows_digest
+from gistdemo.data.alpaca import instruction_mark, read_rows, rows_digest
 from gistdemo.errors import DataError, PromptError, UsageError
 from gistdemo.generation import RowReady, Sampling, TokenEvent
 from gistdemo.json_lines import recover
@@ -36,6 +36,7 @@ class EvaluationRequest:
 
     conditions: to answer in; none where recovery alone is wanted.
 
+    allow_trained: measure rows whose instruction the checkpoint was trained on as well, and say so.
     joined: compress instruction and input as one text. least_tokens, most_tokens: keep rows whose compressed text is that long.
     """
 
@@ -49,6 +50,7 @@ class EvaluationRequest:
     joined: bool = False
     least_tokens: int = 0
     most_tokens: int = 100_000
+    allow_trained: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -66,27 +68,34 @@ class EvaluationRequest:
         return [(name, k) for name in self.conditions for k in (self.ks if CONDITIONS[name].depends_on_k else (0,))]
 
 
-def evaluation_rows(request: EvaluationRequest, loaded: LoadedCheckpoint) -> list[Example]:
-    """The rows of a request, in the order of the source.
+def evaluation_rows(request: EvaluationRequest, loaded: LoadedCheckpoint, marks: frozenset[str] = frozenset()) -> tuple[list[Example], int]:
+    """The rows of a request, in the order of the source, and how many of them the checkpoint was trained on.
 
-    Raises: DataError: the source cannot be read, or no row is left.
+    marks: of the instructions it was trained on. Raises: DataError: the source cannot be read, no row is left, or rows were
+    trained on and that is not allowed.
     """
     encoder, kept = loaded.encoder, []
     for part in request.data.split("+"):
-        for example in read_rows(part).examples:
-            example = encoder.joined(example) if request.joined else example
+        for original in read_rows(part, need_output=False).examples:
+            example = encoder.joined(original) if request.joined else original
             try:
                 tokens = encoder.encode(example).count("instruction")
             except PromptError as error:
                 log.info("row left out: %s", error)
                 continue
             if request.least_tokens <= tokens <= request.most_tokens:
-                kept.append(example)
+                kept.append((example, instruction_mark(original) in marks))
     if not kept:
         raise DataError(f"'{request.data}' has no row of {request.least_tokens} to {request.most_tokens} tokens to compress.")
     if request.rows and request.rows < len(kept):
         kept = [kept[n] for n in sorted(random.Random(request.seed).sample(range(len(kept)), request.rows))]
-    return kept
+    trained_on = sum(seen for _, seen in kept)
+    if trained_on and not request.allow_trained:
+        raise DataError(
+            f"Checkpoint '{request.checkpoint}' was trained on the instructions of {trained_on} of {len(kept)} rows of '{request.data}'. "
+            "Give rows it has not seen, or allow training rows; every figure then says so."
+        )
+    return [example for example, _ in kept], trained_on
 
 
 def answer_rows(

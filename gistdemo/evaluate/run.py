@@ -18,7 +18,7 @@ import torch
 from gistdemo import __version__
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_checkpoint
-from gistdemo.checkpoint.store import LoadedCheckpoint
+from gistdemo.checkpoint.store import LoadedCheckpoint, trained_marks
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import UsageError
@@ -40,19 +40,21 @@ def evaluate(request: EvaluationRequest, folder: Path, settings: Settings, recov
     Raises: CheckpointError, BackboneError, DataError: what is measured cannot be had. UsageError: the folder holds another request.
     """
     began = time.perf_counter()
-    base, loaded = ModelPool(settings).checkpoint(find_checkpoint(request.checkpoint, settings.checkpoint_dirs))
+    entry = find_checkpoint(request.checkpoint, settings.checkpoint_dirs)
+    base, loaded = ModelPool(settings).checkpoint(entry)
     needs_gist = recovery or any(CONDITIONS[name].gist_from for name in request.conditions)
     if needs_gist and max(request.ks) > loaded.manifest.max_k:
         raise UsageError(
             f"Checkpoint '{request.checkpoint}' has {loaded.manifest.max_k} gist tokens but k = {max(request.ks)} was asked for. "
             "Ask for fewer, or for conditions full, truncated and none without recovery."
         )
-    examples = evaluation_rows(request, loaded)
+    examples, trained_on = evaluation_rows(request, loaded, trained_marks(entry.folder))
     records = answer_rows(request, examples, base, loaded, folder)
     entries = summarise(records, examples)
     summary: dict[str, Any] = {
         "request": dataclasses.asdict(request),
         "rows": len(examples),
+        "rows_trained_on": trained_on,
         "digest": rows_digest(examples),
         "answers": entries,
         "version": __version__,

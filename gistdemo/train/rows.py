@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gistdemo.data.alpaca import Rows, read_rows, rows_digest, split
+from gistdemo.data.alpaca import Rows, instruction_mark, read_rows, rows_digest, split
 from gistdemo.errors import DataError, PromptError
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.prompts import EncodedPrompt, Example, PromptEncoder
@@ -35,7 +35,7 @@ class TrainingRows:
     """What a gist run learns from and what it is judged by.
 
     train, long: rows to learn from, long text apart. held, held_long: rows to be judged by, never trained on.
-    own: the teacher's own answer by prompt ids, for rows of train and long that have one.
+    own: the teacher's own answer by prompt ids, for rows of train and long that have one. marks: of all instructions trained on.
     """
 
     def __init__(self, config: TrainConfig, encoder: PromptEncoder):
@@ -55,6 +55,7 @@ class TrainingRows:
         if config.long_share and (not self.long or len(self.held_long) < 2):
             text = f"long_share is {config.long_share}, but only {len(self.long)} rows to train on and {len(self.held_long)} to judge by"
             raise DataError(f"{text} have {LONG_TOKENS} tokens to compress; at least 1 and 2 are needed. Set long_share to 0.")
+        self.marks = {instruction_mark(example) for example in train}
         self.own: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._orders = {"reference": self._order(self.train), "long reference": self._order(self.long)}
         self._pools = {"reference": self.train, "long reference": self.long}

@@ -168,7 +168,8 @@ def _export(
         recovery={name: last[name] for name in ("held_out_nll", "gist_shift") if name in last},
         **fields,
     )
-    save_checkpoint(out, manifest, ground.model, objective.slots if config.gist else None, adapters, write_card(manifest))
+    slots, marks = (objective.slots, objective.rows.marks) if config.gist else (None, ())
+    save_checkpoint(out, manifest, ground.model, slots, adapters, write_card(manifest), marks)
 
 
 def _write_metrics(run_dir: Path, manifest: Manifest) -> None:
