@@ -134,6 +134,21 @@ def test_running_out_of_memory_names_the_knobs(tmp_path, settings, error):
         run(config, settings, tmp_path / "run", Wrapped(objective(config, settings), 2, fail))
 
 
+@pytest.mark.parametrize(("rise", "ends"), [(1.2, True), (1.001, False)])
+def test_a_loss_that_leaves_for_good_ends_the_run(tmp_path, rise, ends):
+    """Finite all the way, and so not caught as a number that is none."""
+    config = lesson(tmp_path, "embeddings", steps=60, evaluate_every=99)
+    loop = Loop(config, OneNumber(lambda value, step: value / value.detach() * rise**step), tmp_path)
+    if not ends:
+        assert loop.run()["steps"] == 60
+        return
+    with pytest.raises(
+        TrainingError, match=r"^Training diverged: the mean loss of 20 steps rose from .* at step 40\. The best state so far is kept"
+    ):
+        loop.run()
+    assert (tmp_path / "state.pt").exists()
+
+
 def test_another_error_of_a_step_is_not_taken_for_memory(tmp_path, settings):
     def fail(loss):
         raise RuntimeError("shapes do not match")

@@ -9,6 +9,7 @@ import os
 import resource
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from gistdemo.train.config import TrainConfig
 log = logging.getLogger(__name__)
 LEAK_LOSS = 0.3  # nats; a frozen model starts near 3 on references: less than this so early means that answers see themselves
 LEAK_STEPS = 20
+WINDOW = 20  # steps whose mean loss is watched
+DIVERGED = 3.0  # times the mean loss of the first WINDOW steps
 STATE, BEST = "state.pt", "best.pt"
 
 
@@ -40,15 +43,18 @@ class Loop:
         self.seconds = 0.0
         self.evaluation: dict[str, Any] = {}
         self.best: tuple[float, int] | None = None  # score and step
+        self._losses: list[float] = []
 
     def run(self) -> dict[str, Any]:
         """Run the remaining steps. Returns the best evaluation with its step, and steps and seconds of the whole run."""
         first = self._restore()
-        recover(self.run_dir / "metrics.jsonl", lambda record: 0 < first >= record["step"])  # no step is there twice
+        kept = recover(self.run_dir / "metrics.jsonl", lambda record: 0 < first >= record["step"])  # no step is there twice
+        self._losses = [record["loss"] for record in kept if "loss" in record]
         if first == 0:
             self._evaluate(0)
         for step in range(first, self.config.steps):
             self._write(self._timed_step(step))
+            self._require_course(step)
             done = step + 1 == self.config.steps
             if done or (step + 1) % self.config.evaluate_every == 0:
                 self._evaluate(step + 1)
@@ -73,6 +79,7 @@ class Loop:
             raise
         took = time.perf_counter() - began
         self.seconds += took
+        self._losses.append(numbers["loss"])
         speed = {
             "samples_per_second": self.config.batch_size * self.config.accumulation / took,
             "tokens_per_second": numbers["tokens"] / took,
@@ -98,6 +105,17 @@ class Loop:
         _require_number("Gradient norm", norm, step)  # before the weights are touched: a later save would keep them broken
         self.optimizer.step()
         return totals | {"gradient_norm": norm.item(), "rate": self.optimizer.param_groups[-1]["lr"]}
+
+    def _require_course(self, step: int) -> None:
+        """Stop a run whose loss has left for good: what it would save from here on is worse than what it has."""
+        if len(self._losses) < 2 * WINDOW:
+            return
+        first, last = fmean(self._losses[:WINDOW]), fmean(self._losses[-WINDOW:])
+        if last > DIVERGED * first + 0.5:
+            raise TrainingError(
+                f"Training diverged: the mean loss of {WINDOW} steps rose from {first:.3g} to {last:.3g} at step {step + 1}. "
+                "The best state so far is kept; start again with a lower learning rate."
+            )
 
     def _evaluate(self, step: int) -> None:
         began = time.perf_counter()
