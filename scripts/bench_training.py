@@ -28,9 +28,10 @@ from gistdemo.evaluate.recovery import measure_recovery
 from gistdemo.prompts import plan
 from gistdemo.settings import Settings
 from gistdemo.train.loop import Loop
+from gistdemo.train.memory import keep_freed_memory
 from gistdemo.train.objectives import TRAINED, GistLearning
 from gistdemo.train.presets import with_preset
-from gistdemo.train.run import keep_freed_memory, open_ground
+from gistdemo.train.run import open_ground
 
 WIDTH, K = 256, 4
 SHORTEST = torch.finfo(torch.float32).min

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import resource
 import time
 from pathlib import Path
 from statistics import fmean
@@ -18,10 +17,12 @@ from torch import Tensor
 from gistdemo.errors import TrainingError, one_line
 from gistdemo.json_lines import recover
 from gistdemo.train.config import TrainConfig
+from gistdemo.train.memory import peak_memory, return_freed_memory
 
 log = logging.getLogger(__name__)
 LEAK_LOSS = 0.3  # nats; a frozen model starts near 3 on references: less than this so early means that answers see themselves
 LEAK_STEPS = 20
+TIDY_EVERY = 10  # steps between returns of freed memory
 WINDOW = 20  # steps whose mean loss is watched
 DIVERGED = 3.0  # times the mean loss of the first WINDOW steps
 STATE, BEST = "state.pt", "best.pt"
@@ -60,6 +61,8 @@ class Loop:
                 self._evaluate(step + 1)
             if done or (step + 1) % self.config.save_every == 0:
                 self._save(step + 1)
+            if (step + 1) % TIDY_EVERY == 0:
+                return_freed_memory()
         self._take_best()
         return self.evaluation | {"steps": self.config.steps, "seconds": round(self.seconds, 1)}
 
@@ -85,7 +88,7 @@ class Loop:
             "tokens_per_second": numbers["tokens"] / took,
         }
         speed = {name: round(value, 2) for name, value in speed.items()}
-        return {"step": step + 1, **numbers, **speed, "seconds": round(self.seconds, 2), "memory_gib": _peak_memory()}
+        return {"step": step + 1, **numbers, **speed, "seconds": round(self.seconds, 2), "memory_gib": peak_memory()}
 
     def _step(self, step: int) -> dict[str, float]:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
@@ -210,8 +213,3 @@ def recent_loss(path: Path, steps: int = 10) -> float:
     """Mean loss of the last steps of a metrics.jsonl."""
     losses = [record["loss"] for line in path.read_text(encoding="utf-8").splitlines() if "loss" in (record := json.loads(line))]
     return sum(losses[-steps:]) / len(losses[-steps:])
-
-
-def _peak_memory() -> float:
-    """Peak resident memory of this process in GiB (Linux counts in KiB)."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)

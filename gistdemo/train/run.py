@@ -8,12 +8,10 @@ RUN/metrics.json    the run in the field names of an earlier experiment, once do
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import logging
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from gistdemo.settings import Settings
 from gistdemo.train.card import write_card
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop, recent_loss
+from gistdemo.train.memory import keep_freed_memory
 from gistdemo.train.objectives import TRAINED, GistLearning, Ground, LanguageModeling
 
 log = logging.getLogger(__name__)
@@ -61,19 +60,6 @@ def train(config: TrainConfig, run_dir: Path, settings: Settings, out: Path | No
         _judge(folder, held, config, settings)
     log.info("checkpoint written: %s", folder)
     return folder
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to reuse freed blocks instead of returning each large tensor to the kernel (docs/LOG.md has what it saves)."""
-    if platform.system() != "Linux":
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # another libc: nothing to tune
-        return
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def training_dtype(config: TrainConfig, device: str) -> torch.dtype:
