@@ -6,7 +6,9 @@
     ├── PromptError       an instruction or an input cannot be made into a prompt
     ├── CheckpointError   a gist checkpoint is broken, or made for another backbone
     ├── DataError         a data file or dataset cannot be read
-    └── TrainingError     a run cannot start, go on or be resumed
+    ├── TrainingError     a run cannot start, go on or be resumed
+    ├── TrainingStopped   not a fault: somebody asked a run to stop, and it has saved its state
+    └── JobError          a background job cannot be found or changed as asked
 
 Borders (CLI, page) catch GistDemoError and show its text in one line; anything else is a bug and goes to the log.
 This module imports nothing of ours.
@@ -39,6 +41,14 @@ class DataError(GistDemoError):
 
 class TrainingError(GistDemoError):
     """A training run cannot start, go on or be resumed."""
+
+
+class TrainingStopped(GistDemoError):
+    """A run was asked to stop and has saved its state."""
+
+
+class JobError(GistDemoError):
+    """A background job cannot be found, or cannot be changed as asked."""
 
 
 def one_line(error: BaseException) -> str:

@@ -64,6 +64,8 @@ def lesson(folder: Path, mode: str, **changes: Any) -> TrainConfig:
         "teacher_answers": 4,
         "evaluate_every": 6,
         "evaluate_rows": 4,
+        "sample_rows": 1,
+        "sample_tokens": 4,
         "save_every": 4,
     }
     return TrainConfig(**(values | changes))
@@ -90,5 +92,5 @@ def run(config: TrainConfig, settings: Settings, folder: Path, learner=None):
 def records(folder: Path, part: str = "loss") -> list[dict[str, Any]]:
     """Records of metrics.jsonl that hold `part`, without what depends on the clock and the machine."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("seconds", "memory_gib", "evaluation_seconds", "samples_per_second", "tokens_per_second")
+    clock = ("seconds", "memory_gib", "evaluation_seconds", "samples_per_second", "tokens_per_second", "time")
     return [{name: value for name, value in record.items() if name not in clock} for record in found if part in record]

@@ -53,6 +53,9 @@ class OneNumber:
     def evaluate(self):
         return {"value": self.value.item()}
 
+    def samples(self):
+        return []
+
     def score(self, evaluation):
         return None
 

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from gistdemo.errors import DataError, PromptError, UsageError
 from gistdemo.generation import RowReady, Sampling, TokenEvent
 from gistdemo.json_lines import recover
 from gistdemo.metrics import diagnose, rouge
-from gistdemo.prompts import Example, PromptPlan, plan
+from gistdemo.model.engine import Engine, EngineRow
+from gistdemo.prompts import Example, plan
 
 log = logging.getLogger(__name__)
 BATCH = 32
@@ -117,9 +118,10 @@ def answer_rows(
     with path.open("a", encoding="utf-8") as file:
         for start in range(0, len(work), BATCH):
             at = work[start : start + BATCH]
-            for item, record in zip(at, _answered([plans[i] for i in at], base, loaded, request.max_new_tokens), strict=True):
+            made = generate(base.engine, [loaded.row(plans[item]) for item in at], request.max_new_tokens)
+            for item, record in zip(at, made, strict=True):
                 name, k, n = item
-                known[item] = {"row": n, "condition": name, "k": k} | record | _judged(record, examples[n])
+                known[item] = {"row": n, "condition": name, "k": k} | record | judged(record, examples[n])
                 known[item].pop("ids")
                 file.write(json.dumps(known[item], ensure_ascii=False) + "\n")
             file.flush()
@@ -128,10 +130,13 @@ def answer_rows(
     return [known[name, k, n] for name, k in request.settings() for n in range(len(examples))]
 
 
-def _answered(plans: Sequence[PromptPlan], base: LoadedBackbone, loaded: LoadedCheckpoint, limit: int) -> Iterator[dict[str, Any]]:
-    """Generate one batch."""
-    texts, ids, ends, kv = [""] * len(plans), [[] for _ in plans], [None] * len(plans), [0] * len(plans)
-    for event in base.engine.stream([loaded.row(p) for p in plans], Sampling(limit)):
+def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict[str, Any]]:
+    """Greedy answers of one batch: text, ids, tokens, finish_reason and the sizes of each row's prompt.
+
+    Raises: RuntimeError: a row failed.
+    """
+    texts, ids, ends, kv = [""] * len(rows), [[] for _ in rows], [None] * len(rows), [0] * len(rows)
+    for event in engine.stream(rows, Sampling(limit)):
         if isinstance(event, RowReady):
             kv[event.row] = event.kv_bytes
         elif isinstance(event, TokenEvent):
@@ -141,20 +146,23 @@ def _answered(plans: Sequence[PromptPlan], base: LoadedBackbone, loaded: LoadedC
             ends[event.row] = event.finish_reason or ends[event.row]
             if event.token_id is not None and event.finish_reason != "eos":
                 ids[event.row].append(event.token_id)
-    for n, p in enumerate(plans):
-        yield {
+    return [
+        {
             "text": texts[n],
             "ids": ids[n],
             "tokens": len(ids[n]),
             "finish_reason": ends[n],
-            "prompt_tokens": p.prompt_tokens,
-            "instruction_tokens": p.instruction_tokens,
-            "kept_tokens": p.kept_tokens,
+            "prompt_tokens": row.plan.prompt_tokens,
+            "instruction_tokens": row.plan.instruction_tokens,
+            "kept_tokens": row.plan.kept_tokens,
             "kv_bytes": kv[n],
         }
+        for n, row in enumerate(rows)
+    ]
 
 
-def _judged(record: dict[str, Any], example: Example) -> dict[str, Any]:
+def judged(record: dict[str, Any], example: Example) -> dict[str, Any]:
+    """rouge1, rouge2, rougeL (None without reference), verdict and flags (codes) of an answer made by `generate`."""
     found = diagnose(record["text"], record["ids"], example.instruction, example.input, record["finish_reason"])
     scores = rouge(record["text"], example.output) if example.output else dict.fromkeys(("rouge1", "rouge2", "rougeL"))
     flags = [flag.code for flag in found.flags if flag.severity != "info"]

@@ -6,10 +6,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gistdemo.conditions import CONDITIONS
+from gistdemo.errors import TrainingStopped
 from gistdemo.generation import Sampling, TokenEvent
 from gistdemo.json_lines import recover
 from gistdemo.model.engine import Engine, EngineRow
@@ -27,12 +28,13 @@ def own_answers(
     limit: int,
     key: str,
     cache_dir: Path,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[tuple[int, ...]]:
     """Greedy answers of `prompts` (end token included where reached), at most `limit` tokens each, in the order given.
 
     key: names what an answer depends on besides its prompt; with the limit it names one cache file, in which answers stand by
     prompt. It is written as answers come, so that an interrupted run goes on where it was, and shared by runs on other rows.
-    Answers of rows that failed raise RuntimeError.
+    Raises: RuntimeError: a row failed. TrainingStopped: should_stop, asked after every batch, said so.
     """
     name = hashlib.sha256(json.dumps([key, limit]).encode()).hexdigest()[:24]
     path = cache_dir / "teacher" / f"{name}.jsonl"
@@ -55,6 +57,8 @@ def own_answers(
                 file.write(json.dumps([address, answer]) + "\n")
             file.flush()
             os.fsync(file.fileno())
+            if should_stop():
+                raise TrainingStopped("Stopped while the teacher was answering; its answers so far are kept. Resume goes on from there.")
             log.info("teacher answers: %d of %d", min(start + GENERATION_BATCH, len(order)), len(order))
     return [known[_address(p)] for p in prompts]
 

@@ -65,6 +65,8 @@ class TrainConfig:
     seed: int = _setting("draws slots, adapters, rows and budgets", 0)
     evaluate_every: int = _setting("steps between evaluations on held-out rows", 50)
     evaluate_rows: int = _setting("held-out rows of an evaluation", 64)
+    sample_rows: int = _setting("held-out rows answered at every evaluation, to be read", 3)
+    sample_tokens: int = _setting("length of these answers", 48)
     save_every: int = _setting("steps between saved states", 20)
     threads: int = _setting("processor threads; 0: as many as there are", 0)
     device: str = _setting("auto, cpu or cuda", "auto")
@@ -94,6 +96,7 @@ class TrainConfig:
             "answer_tokens",
             "max_prompt_tokens",
             "evaluate_every",
+            "sample_tokens",
             "save_every",
         ):
             if getattr(self, field) < 1:
@@ -108,7 +111,7 @@ class TrainConfig:
             yield f"ks is {self.ks}, allowed are rising whole numbers from 1 to 64"
         if self.evaluate_rows < 2:
             yield f"evaluate_rows is {self.evaluate_rows}, allowed are 2 or more (the swapped control needs another row)"
-        for field in ("warmup_steps", "teacher_answers", "threads", "samples"):
+        for field in ("warmup_steps", "teacher_answers", "threads", "samples", "sample_rows"):
             if getattr(self, field) < 0:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 or more"
         if not 0 <= self.cross_entropy_weight <= 100:

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gistdemo.errors import TrainingError, one_line
+from gistdemo.errors import TrainingError, TrainingStopped, one_line
 from gistdemo.json_lines import recover
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.memory import peak_memory, return_freed_memory
@@ -32,11 +33,11 @@ class Loop:
     """One run of an objective in a run directory.
 
     Step s uses the batches s x accumulation, s x accumulation + 1, ... of the objective, so a resumed run sees what the
-    unbroken one saw. The parameters with the best evaluation are kept beside the state and are the run's result.
+    unbroken one saw. should_stop is asked after every step. The parameters with the best evaluation are kept beside the state and are the run's result.
     """
 
-    def __init__(self, config: TrainConfig, objective: Any, run_dir: Path):
-        self.config, self.objective, self.run_dir = config, objective, run_dir
+    def __init__(self, config: TrainConfig, objective: Any, run_dir: Path, should_stop: Callable[[], bool] = lambda: False):
+        self.config, self.objective, self.run_dir, self._should_stop = config, objective, run_dir, should_stop
         groups = objective.groups()
         self.peaks = [group["lr"] for group in groups]
         self.parameters = [p for group in groups for p in group["params"]]
@@ -63,6 +64,9 @@ class Loop:
                 self._save(step + 1)
             if (step + 1) % TIDY_EVERY == 0:
                 return_freed_memory()
+            if not done and self._should_stop():
+                self._save(step + 1)
+                raise TrainingStopped(f"Stopped after step {step + 1} of {self.config.steps}, state saved. Resume goes on from there.")
         self._take_best()
         return self.evaluation | {"steps": self.config.steps, "seconds": round(self.seconds, 1)}
 
@@ -123,7 +127,9 @@ class Loop:
     def _evaluate(self, step: int) -> None:
         began = time.perf_counter()
         self.evaluation = self.objective.evaluate()
-        self._write({"step": step, "evaluation": self.evaluation, "evaluation_seconds": round(time.perf_counter() - began, 2)})
+        samples = self.objective.samples()
+        record = {"step": step, "evaluation": self.evaluation, "samples": samples}
+        self._write(record | {"evaluation_seconds": round(time.perf_counter() - began, 2)})
         log.info("step %d: %s", step, json.dumps(self.evaluation))
         score = self.objective.score(self.evaluation)
         if score is not None and step > 0 and (self.best is None or score >= self.best[0]):
@@ -141,7 +147,7 @@ class Loop:
 
     def _write(self, record: dict[str, Any]) -> None:
         with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record | {"time": round(time.time(), 2)}) + "\n")
         if "loss" in record and (record["step"] % 10 == 0 or record["step"] < 4):
             log.info(
                 "step %d of %d: loss %.4f, %.2f s/step", record["step"], self.config.steps, record["loss"], self.seconds / record["step"]

@@ -6,7 +6,7 @@ Every objective is causal because the stock model is: answer tokens see the cach
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,17 +19,19 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.raw_text import read_texts
 from gistdemo.errors import DataError
+from gistdemo.evaluate.answers import generate, judged
 from gistdemo.evaluate.own_answers import own_answers
 from gistdemo.evaluate.recovery import Judged, measure_recovery
-from gistdemo.model.engine import Engine
+from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.model.gist_model import GistModel, gist_row
-from gistdemo.prompts import PromptEncoder, plan
+from gistdemo.prompts import Example, PromptEncoder, plan
 from gistdemo.settings import Settings
 from gistdemo.train.batches import StepOrder, draw
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.rows import TrainingRows
 
 log = logging.getLogger(__name__)
+ASKED = ("Name three fruits.", "Write one sentence about the sea.", "What is the capital of France?")  # of runs that have no rows to ask
 TRAINED = "trained"  # name of the adapter being trained
 
 
@@ -55,6 +57,7 @@ class Objective(Protocol):
     def groups(self) -> list[dict[str, Any]]: ...  # optimizer groups: params and peak lr
     def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]: ...  # of batch 0, 1, ..: loss with graph, numbers to log
     def evaluate(self) -> dict[str, Any]: ...  # held-out numbers
+    def samples(self) -> list[dict[str, Any]]: ...  # a few answers, to be read
     def score(self, evaluation: dict[str, Any]) -> float | None: ...  # higher is better; None where it cannot be told
     def describe_data(self) -> dict[str, Any]: ...
 
@@ -99,6 +102,12 @@ class LanguageModeling:
         parts = [self._nll(part).item() for part in self.held[:64].split(8)]
         return {"held_out_nll": sum(parts) / len(parts)}
 
+    def samples(self) -> list[dict[str, Any]]:
+        encoder = self.ground.encoder
+        examples = [Example(instruction) for instruction in ASKED[: self.config.sample_rows]]
+        rows = [EngineRow(plan(encoder.encode(e), CONDITIONS["full"], 0), encoder.stop_ids, decode_adapter=TRAINED) for e in examples]
+        return _samples(self.ground.engine, rows, examples, self.config.sample_tokens)
+
     def score(self, evaluation: dict[str, Any]) -> float | None:
         return -evaluation["held_out_nll"]
 
@@ -113,8 +122,8 @@ class GistLearning:
     Loss: `compressor`: KL to the full prompt + a share of cross-entropy; the others: cross-entropy on reference answers.
     """
 
-    def __init__(self, config: TrainConfig, ground: Ground, settings: Settings):
-        self.config, self.ground = config, ground
+    def __init__(self, config: TrainConfig, ground: Ground, settings: Settings, should_stop: Callable[[], bool] = lambda: False):
+        self.config, self.ground, self._should_stop = config, ground, should_stop
         self.distils = config.mode == "compressor"
         model = ground.model
         self.slots = Parameter(initial_slots(model, ground.encoder, config))
@@ -158,7 +167,14 @@ class GistLearning:
 
         def answers(prompts):
             return own_answers(
-                ground.engine, ground.encoder.stop_ids, prompts, None, self.config.answer_tokens, ground.teacher_key, settings.cache_dir
+                ground.engine,
+                ground.encoder.stop_ids,
+                prompts,
+                None,
+                self.config.answer_tokens,
+                ground.teacher_key,
+                settings.cache_dir,
+                self._should_stop,
             )
 
         held = self.rows.held
@@ -214,6 +230,18 @@ class GistLearning:
         result["gist_shift"] = (self.slots.detach() - self.initial).norm(dim=1).mean().item()
         return result
 
+    def samples(self) -> list[dict[str, Any]]:
+        """Answers to the first held-out rows from the full prompt and from the gist at `watched_k`, with their verdicts."""
+        config, encoder = self.config, self.ground.encoder
+        examples = self.rows.held_examples[: config.sample_rows]
+        slots, rows = self.slots.detach()[: config.watched_k], []
+        for example in examples:
+            for name in ("full", "gist"):
+                made = plan(encoder.encode(example), CONDITIONS[name], config.watched_k)
+                given = slots if name == "gist" else None
+                rows.append(EngineRow(made, encoder.stop_ids, given, self.compress_adapter, self.decode_adapter, config.anchored))
+        return _samples(self.ground.engine, rows, [e for e in examples for _ in range(2)], config.sample_tokens)
+
     def score(self, evaluation: dict[str, Any]) -> float | None:
         """Mean recovery over the sets of rows; for `joint`, whose scale moves with the weights, minus the NLL with the gist."""
         k = str(self.config.watched_k)
@@ -224,6 +252,17 @@ class GistLearning:
 
     def describe_data(self) -> dict[str, Any]:
         return self.rows.describe()
+
+
+def _samples(engine: Engine, rows: Sequence[EngineRow], examples: Sequence[Example], limit: int) -> list[dict[str, Any]]:
+    if not rows:
+        return []
+    kept = []
+    for row, example, made in zip(rows, examples, generate(engine, rows, limit), strict=True):
+        found = judged(made, example)
+        words = {"instruction": example.instruction, "input": example.input, "condition": row.plan.condition, "text": made["text"]}
+        kept.append(words | {"tokens": made["tokens"], "verdict": found["verdict"], "flags": found["flags"]})
+    return kept
 
 
 def initial_slots(model: GistModel, encoder: PromptEncoder, config: TrainConfig) -> Tensor:

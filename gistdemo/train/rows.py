@@ -34,7 +34,7 @@ class Encoded:
 class TrainingRows:
     """What a gist run learns from and what it is judged by.
 
-    train, long: rows to learn from, long text apart. held, held_long: rows to be judged by, never trained on.
+    train, long: rows to learn from, long text apart. held, held_long: rows to be judged by, never trained on; held_examples: those of held.
     own: the teacher's own answer by prompt ids, for rows of train and long that have one. marks: of all instructions trained on.
     """
 
@@ -60,11 +60,11 @@ class TrainingRows:
         self._orders = {"reference": self._order(self.train), "long reference": self._order(self.long)}
         self._pools = {"reference": self.train, "long reference": self.long}
         too_long = len(train) - len(self.train)
-        held_examples = held_all.examples[:count]
+        self.held_examples = held_all.examples[:count]
         self._described = {
             "train": {"name": source.name, "rows": len(self.train), "digest": rows_digest(self._train.examples)},
             "rejected": dict(source.rejected) | ({"longer than max_prompt_tokens or not encodable": too_long} if too_long else {}),
-            "validation": {"name": held_name, "rows": len(self.held), "digest": rows_digest(held_examples)},
+            "validation": {"name": held_name, "rows": len(self.held), "digest": rows_digest(self.held_examples)},
         }
         if config.long_share:
             self._described["long"] = {"rows": len(self.long), "held_out_rows": len(self.held_long)}

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ from gistdemo.train.objectives import TRAINED, GistLearning, Ground, LanguageMod
 log = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, run_dir: Path, settings: Settings, out: Path | None = None) -> Path:
+def train(
+    config: TrainConfig, run_dir: Path, settings: Settings, out: Path | None = None, should_stop: Callable[[], bool] = lambda: False
+) -> Path:
     """Run (or resume) one training to its end and return the checkpoint folder (out, or RUN/checkpoint).
 
-    Raises: TrainingError: the run directory belongs to other settings, the loss is not finite, memory or disk are full.
-    BackboneError, DataError, CheckpointError: what the run stands on cannot be had.
+    should_stop: asked after every step.
+    Raises: TrainingStopped: it said so; the state is saved. TrainingError: the run directory belongs to other settings, the
+    loss is not finite or leaves for good, memory or disk are full. BackboneError, DataError, CheckpointError: what the run
+    stands on cannot be had.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     _claim(run_dir, config)
@@ -50,8 +55,8 @@ def train(config: TrainConfig, run_dir: Path, settings: Settings, out: Path | No
         settings = dataclasses.replace(settings, device=config.device)
     ground, manifest, folders = open_ground(config, settings)
     log.info("backbone in %s on %s", ground.model.dtype, ground.model.device)
-    objective = GistLearning(config, ground, settings) if config.gist else LanguageModeling(config, ground)
-    last = Loop(config, objective, run_dir).run()
+    objective = GistLearning(config, ground, settings, should_stop) if config.gist else LanguageModeling(config, ground)
+    last = Loop(config, objective, run_dir, should_stop).run()
     folder = out or run_dir / "checkpoint"
     _export(config, objective, ground, manifest, folders, last, folder)
     _write_metrics(run_dir, find_checkpoint(str(folder), settings.checkpoint_dirs).manifest)
