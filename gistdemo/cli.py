@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from gistdemo.checkpoint.manifest import MODES
 from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.errors import GistDemoError, TrainingError, UsageError, one_line
+from gistdemo.jobs.progress import ProgressReader, tail
+from gistdemo.jobs.queue import OUTPUT, Jobs
+from gistdemo.jobs.record import Job
 from gistdemo.settings import Settings
 from gistdemo.train.config import DTYPES, WEIGHTS, TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
@@ -48,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_eval(commands)
     _add_checkpoints(commands)
+    _add_jobs(commands)
     return parser
 
 
@@ -122,9 +127,9 @@ def _add_train(commands) -> None:
     p = commands.add_parser(
         "train", help="train a gist checkpoint, or resume a run", description="Settings given by hand override those of a preset."
     )
-    p.add_argument(
-        "--run", type=Path, required=True, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed"
-    )
+    where = p.add_mutually_exclusive_group(required=True)
+    where.add_argument("--run", type=Path, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed")
+    where.add_argument("--queue", action="store_true", help="put the run into the queue of background jobs instead (see `jobs`)")
     p.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder to write (default: DIR/checkpoint)")
     p.add_argument("--preset", choices=tuple(PRESETS), help="; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items()))
     for field in dataclasses.fields(TrainConfig):
@@ -166,20 +171,31 @@ def _item(text: str, kind: type):
 def _train(args, settings: Settings) -> int:
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
     config = with_preset(args.preset or "", given)
+    if args.queue:
+        jobs = Jobs(settings.runs_dir)
+        job = jobs.submit("train", dataclasses.asdict(config), config.name)
+        jobs.tick()
+        print(f"{job.id}\nWatch it with: python -m gistdemo jobs show {job.id}")
+        return 0
     try:
         args.run.mkdir(parents=True, exist_ok=True)
         log_file = logging.FileHandler(args.run / "log.txt", encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"Run directory '{args.run}' cannot be written ({error.strerror}). Give another one with --run.") from error
-    for handler in (log_file, logging.StreamHandler()):
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("gistdemo").addHandler(handler)
-    logging.getLogger("gistdemo").setLevel(logging.INFO)
-    logging.getLogger("gistdemo").propagate = False
+    _log_to_stderr(log_file)
     from gistdemo.train.run import train
 
     print(train(config, args.run, settings, args.out))
     return 0
+
+
+def _log_to_stderr(*more: logging.Handler) -> None:
+    """What a run says while it goes on, to stderr and to further places."""
+    for handler in (*more, logging.StreamHandler()):
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("gistdemo").addHandler(handler)
+    logging.getLogger("gistdemo").setLevel(logging.INFO)
+    logging.getLogger("gistdemo").propagate = False
 
 
 def _add_eval(commands) -> None:
@@ -278,3 +294,78 @@ def _recovery_text(recovery: dict) -> str:
             continue
         lines += f"\n{'':<25}recovery on {target.replace('_', ' ')}: {', '.join(parts)}" if parts else ""
     return lines
+
+
+def _add_jobs(commands) -> None:
+    p = commands.add_parser("jobs", help="background jobs: list, show, logs, stop, resume, delete")
+    actions = p.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="all jobs: running, queued in order, ended")
+    listing.add_argument("--json", action="store_true", help="print the records as JSON")
+    listing.set_defaults(command=_jobs_list)
+    for name, what in (("show", "state, progress and cause of one job"), ("stop", "let a job save its state and end; or leave the queue"),
+                       ("resume", "put an ended job back into the queue"), ("delete", "remove an ended job and its files")):  # fmt: skip
+        one = actions.add_parser(name, help=what)
+        one.add_argument("id")
+        one.set_defaults(command=_job_show if name == "show" else _job_change, action=name)
+    logs = actions.add_parser("logs", help="the last lines a job printed")
+    logs.add_argument("id")
+    logs.add_argument("--lines", type=int, default=50)
+    logs.set_defaults(command=_job_logs)
+    run = actions.add_parser("run", help="run the job of a folder in this process (used by the queue itself)")
+    run.add_argument("folder", type=Path)
+    run.set_defaults(command=_job_run)
+
+
+def _jobs_list(args, settings: Settings) -> int:
+    jobs = Jobs(settings.runs_dir)
+    jobs.tick()
+    found = jobs.list()
+    if args.json:
+        print(json.dumps([dataclasses.asdict(job) for job in found], ensure_ascii=False, indent=2))
+        return 0
+    for job in found:
+        print(f"{job.id:<44} {job.state:<10} {job.kind:<9} {_progress_text(jobs, job)}")
+    if not found:
+        print("No job yet. Start one with: python -m gistdemo train --queue --preset quick --name NAME --data FILE")
+    return 0
+
+
+def _job_show(args, settings: Settings) -> int:
+    jobs = Jobs(settings.runs_dir)
+    jobs.tick()
+    job = jobs.get(args.id)
+    print(f"{job.id}: {job.state}, {_progress_text(jobs, job)}")
+    if job.cause:
+        print(job.cause)
+    for when, state in job.history:
+        print(f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}  {state}")
+    return 0
+
+
+def _progress_text(jobs: Jobs, job: Job) -> str:
+    progress = ProgressReader(jobs.folder(job.id)).read(job.settings.get("steps"))
+    text = f"step {progress.steps_done} of {progress.steps or '?'}"
+    left = progress.seconds_left()
+    return f"{text}, about {left / 60:.0f} min left" if job.state == "running" and left is not None else text
+
+
+def _job_change(args, settings: Settings) -> int:
+    jobs = Jobs(settings.runs_dir)
+    {"stop": jobs.stop, "resume": jobs.resume, "delete": jobs.delete}[args.action](args.id)
+    jobs.tick()
+    print(f"{args.id}: {'deleted' if args.action == 'delete' else jobs.get(args.id).state}")
+    return 0
+
+
+def _job_logs(args, settings: Settings) -> int:
+    jobs = Jobs(settings.runs_dir)
+    jobs.get(args.id)
+    print(tail(jobs.folder(args.id) / OUTPUT, args.lines))
+    return 0
+
+
+def _job_run(args, settings: Settings) -> int:
+    from gistdemo.jobs.runner import run_job
+
+    _log_to_stderr()
+    return run_job(args.folder, Jobs(args.folder.parent), settings)

@@ -34,7 +34,7 @@ def simulate(settings: dict[str, Any], folder: Path, should_stop: Callable[[], b
             raise TrainingError(f"Loss is nan at step {step}. The state of the last save is kept; lower the learning rate and resume.")
         fall = math.exp(-3 * step / values["steps"])
         record = {"step": step, "loss": 0.4 + 2 * fall + noise[step - 1] * fall, "rate": 1e-3 * (1 - step / values["steps"])}
-        records = [record | {"samples_per_second": 8 / values["seconds_per_step"], "memory_gib": 0.1}]
+        records = [record | {"samples_per_second": 8 / max(values["seconds_per_step"], 1e-3), "memory_gib": 0.1}]
         if step % values["evaluate_every"] == 0:
             by_k = {"4": {"recovery": 1 - fall, "swapped": 0.02}}
             records.append({"evaluation": {"references": {"rows": 64, "by_k": by_k}}, "step": step})
