@@ -313,3 +313,33 @@ def test_files_may_be_named_only_where_the_page_stays_on_this_machine(app, monke
     monkeypatch.setattr("gistdemo.ui.build.build_app", lambda *_, **options: (page, asked.update(options) or {}))
     assert app(*arguments) == 0
     assert page.arguments["server_name"] == host and asked["local"] is local and page.arguments["ssr_mode"] is False
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quiet_queue(monkeypatch):
+    """A queue that starts nothing: its jobs stay where they are put."""
+    monkeypatch.setattr("gistdemo.cli.Jobs.tick", lambda self: None)
+
+
+def test_a_run_can_be_queued_and_shown_and_taken_out_and_put_back(home, tmp_path, capsys, quiet_queue):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("{}")
+    assert main(["train", "--queue", "--preset", "quick", "--name", "mine", "--data", str(data)]) == 0
+    job = capsys.readouterr().out.split()[0]
+    assert main(["jobs", "list"]) == 0
+    assert f"{job} " in (printed := capsys.readouterr().out) and "queued" in printed and "step 0 of 120" in printed
+    for action, state in (("stop", "cancelled"), ("resume", "queued"), ("stop", "cancelled"), ("delete", "deleted")):
+        assert main(["jobs", action, job]) == 0 and f"{job}: {state}" in capsys.readouterr().out
+        if action == "stop":
+            assert main(["jobs", "show", job]) == 0 and "Taken out of the queue" in capsys.readouterr().out
+            assert main(["jobs", "logs", job]) == 0 and capsys.readouterr().out == "\n"
+    assert main(["jobs", "list"]) == 0 and "No job yet" in capsys.readouterr().out
+    assert main(["jobs", "show", job]) == 2 and "There is no job" in capsys.readouterr().err
+
+
+def test_settings_that_are_not_allowed_do_not_reach_the_queue(home, capsys, quiet_queue):
+    assert main(["train", "--queue", "--mode", "compressor", "--name", "x", "--data", "d.jsonl", "--steps", "0"]) == 2
+    assert "steps is 0" in capsys.readouterr().err and not home.runs_dir.exists()

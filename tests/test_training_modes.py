@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -244,3 +245,23 @@ def test_a_backbone_in_half_precision_keeps_its_adapters_in_full(tmp_path, setti
     lab = Lab(model=ground.model)
     rows = [lab.row("gist", EXAMPLES[0], 4, TRAINED), lab.row("full", EXAMPLES[1]), lab.row("full", EXAMPLES[2], decode_adapter=TRAINED)]
     assert all(len(ids) == 12 for ids in lab.ids(rows)), "mixed rows, one pass"
+
+
+# --- no answer token sees what comes after it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+@pytest.mark.parametrize("mode", ["embeddings", "compressor", "joint"])
+@torch.no_grad()
+def test_a_changed_answer_token_changes_nothing_before_it(tmp_path, settings, mode, anchored):
+    """Bit for bit in the logits that a training step learns from, of the gist and of the full prompt (T12's cause)."""
+    learner = objective(lesson(tmp_path, mode, anchored=anchored), settings)
+    row = learner.rows.train[0]
+    for at in range(len(row.answer)):
+        answer = list(row.answer)
+        answer[at] = (answer[at] + 7) % 50
+        changed = dataclasses.replace(row, answer=tuple(answer))
+        for logits in (lambda r: learner._gist_logits([r], 4)[0], lambda r: learner._full_logits([r])[0]):
+            before, after = logits(row), logits(changed)
+            assert torch.equal(before[: at + 1], after[: at + 1])
+            assert at + 1 == len(before) or not torch.equal(before[at + 1 :], after[at + 1 :])

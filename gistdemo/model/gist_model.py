@@ -57,9 +57,15 @@ def gist_row(plan: PromptPlan, slots: Tensor, adapter: str | None, anchored: boo
     return Compression(plan.compress_ids or (), slots[: plan.k], adapter, plan.compressed_tokens if anchored else 0)
 
 
-def pad_left(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Left-pad id lists. Returns ids (B, T) int64 with 0 as filler and mask (B, T) int64; only the mask tells padding."""
-    width = max(len(row) for row in rows)
+WIDTHS = 8  # batches are padded to multiples: kernels are prepared per shape, and few shapes keep memory in few sizes
+
+
+def pad_left(rows: Sequence[Sequence[int]], device: torch.device | str, multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Left-pad id lists to the longest, rounded up to a multiple.
+
+    Returns ids (B, T) int64 with 0 as filler and mask (B, T) int64; only the mask tells padding.
+    """
+    width = -(-max(len(row) for row in rows) // multiple) * multiple
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     for n, row in enumerate(rows):
@@ -101,9 +107,9 @@ class GistModel:
         kept. Anchored slots: Mean-pooled inputs and the position layout of the text they stand for (docs/LOG.md has the gain).
         """
         lengths = [len(row.ids) + len(row.slots) for row in rows]
-        width, most = max(lengths), max(len(row.slots) for row in rows)
+        position, mask = pad_left([row.positions() for row in rows], self.device, WIDTHS)
+        width, most = mask.shape[1], max(len(row.slots) for row in rows)
         parts = [torch.nn.functional.pad(self._embedded(row), (0, 0, width - n, 0)) for row, n in zip(rows, lengths, strict=True)]
-        position, mask = pad_left([row.positions() for row in rows], self.device)
         whole_cache = DynamicCache(config=self.config)
         self.adapters.forward(
             [row.adapter for row in rows],
@@ -155,7 +161,7 @@ class GistModel:
         cache: B rows (use `empty` for prompts that are all text). prompts, answers: B id lists, each not empty.
         Returns logits (N, V) and targets (N,), N = all answer tokens, row after row.
         """
-        ids, mask = pad_left([[*p, *a] for p, a in zip(prompts, answers, strict=True)], self.device)
+        ids, mask = pad_left([[*p, *a] for p, a in zip(prompts, answers, strict=True)], self.device, WIDTHS)
         width = ids.shape[1]
         start = (width - mask.sum(1))[:, None]
         position = cache.next_position[:, None] + torch.arange(width, device=self.device)[None] - start
