@@ -274,7 +274,8 @@ def _checkpoints(args, settings: Settings) -> int:
         m = entry.manifest
         budget = f"k 1..{m.max_k}" if m.max_k else "no gist"
         print(
-            f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}{' (stand-in)' if m.stand_in else ''}{_recovery_text(m.recovery)}"
+            f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}{' (stand-in)' if m.stand_in else ''}"
+            f"{_recovery_text(m.recovery)}{_verdicts_text(entry.evaluation())}"
         )
     if not entries:
         print("No checkpoint found in " + ", ".join(str(folder) for folder in settings.checkpoint_dirs))
@@ -294,6 +295,18 @@ def _recovery_text(recovery: dict) -> str:
             continue
         lines += f"\n{'':<25}recovery on {target.replace('_', ' ')}: {', '.join(parts)}" if parts else ""
     return lines
+
+
+def _verdicts_text(evaluation: dict | None) -> str:
+    """One line: share of degenerate answers per condition, from the evaluation kept beside a checkpoint; empty when there is none."""
+    try:
+        parts = [
+            f"{e['condition']}{' k=' + str(e['k']) if e['k'] else ''} {100 * e['verdicts']['degenerate'] / e['n']:.0f} %"
+            for e in (evaluation or {})["answers"]
+        ]
+        return f"\n{'':<25}degenerate of {evaluation['rows']} examples: {', '.join(parts)}"
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return ""
 
 
 def _add_jobs(commands) -> None:

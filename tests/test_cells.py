@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from html.parser import HTMLParser
 
@@ -346,3 +347,16 @@ def test_records_of_another_trainer_do_not_break_the_page(manifest, tmp_path, re
     """Both are notes for people: what they hold is not checked when a manifest is read."""
     page = Page(panels.checkpoints([Entry("toy", tmp_path, dataclasses.replace(manifest, **records), None)])).check()
     assert "● usable" in page.text and "Toy toy" in page.text
+
+
+def test_an_evaluation_kept_beside_a_checkpoint_is_shown_and_a_broken_one_is_not(tmp_path, manifest):
+    entry = Entry("toy", tmp_path, manifest, None)
+    verdicts = {"healthy": 3, "warning": 0, "degenerate": 1}
+    answers = [{"condition": "full", "k": 0, "n": 4, "verdicts": verdicts}, {"condition": "gist", "k": 4, "n": 4, "verdicts": verdicts}]
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({"rows": 4, "answers": answers}))
+    text = Page(panels.checkpoints([entry])).check().text
+    assert "greedy answers to 4 examples" in text and "Gist, k = 4" in text and "75 %" in text and "25 %" in text
+    for broken in ("", "[]", "{", '{"answers": []}', '{"rows": 4, "answers": [{"condition": "full"}]}', '{"rows": "<b>", "answers": []}'):
+        path.write_text(broken)
+        assert "greedy answers" not in Page(panels.checkpoints([entry])).check().text

@@ -222,6 +222,15 @@ def test_checkpoints_lists_good_and_broken_ones(home, capsys):
     assert any(line.startswith("mine") and "no gist" in line for line in lines)
 
 
+def test_checkpoints_shows_the_verdicts_of_an_evaluation_kept_beside_them(home, capsys):
+    answers = [{"condition": name, "k": k, "n": 4, "verdicts": {"degenerate": 1}} for name, k in (("full", 0), ("gist", 4))]
+    for name, content in ((NAMES[0], {"rows": 4, "answers": answers}), (NAMES[1], {"rows": 4})):
+        (home.shipped_checkpoints_dir / name / "evaluation.json").write_text(json.dumps(content))
+    assert main(["checkpoints"]) == 0
+    found = [line.strip() for line in capsys.readouterr().out.splitlines() if "degenerate" in line]
+    assert found == ["degenerate of 4 examples: full 25 %, gist k=4 25 %"]
+
+
 def test_checkpoints_as_json_parse_and_hold_the_manifests(home, capsys):
     (home.shipped_checkpoints_dir / "half-copied").mkdir()
     assert main(["checkpoints", "--json"]) == 0

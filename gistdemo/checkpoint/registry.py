@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gistdemo.checkpoint.manifest import MODES, Manifest, read_manifest
 from gistdemo.errors import CheckpointError, one_line
+
+EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,14 @@ class Entry:
     folder: Path
     manifest: Manifest | None
     problem: str | None
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The summary of an evaluation kept beside the checkpoint (see `gistdemo.evaluate.run`); None where there is none to read."""
+        try:
+            found = json.loads((self.folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
 
 def list_checkpoints(folders: Sequence[Path]) -> list[Entry]:

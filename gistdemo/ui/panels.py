@@ -7,6 +7,7 @@ from typing import Any
 
 from gistdemo.checkpoint.manifest import Manifest
 from gistdemo.checkpoint.registry import Entry
+from gistdemo.conditions import CONDITIONS
 from gistdemo.ui.cells import escape
 
 
@@ -41,7 +42,7 @@ def _entry(entry: Entry) -> str:
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return (
         f'<article class="gd-ck"><header><h4>{escape(m.title)}</h4><span class="gd-badge gd-b-healthy">● usable</span></header>'
-        f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_recovery(m)}</article>'
+        f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_verdicts(entry)}{_recovery(m)}</article>'
     )
 
 
@@ -67,6 +68,21 @@ def _training(record: dict[str, Any]) -> str:
         return f"{record['steps']} steps, {record['seconds'] / 60:.0f} min on {record['device']}"
     except NOT_OURS:
         return "not recorded"
+
+
+def _verdicts(entry: Entry) -> str:
+    """Verdicts per condition, from the evaluation kept beside the checkpoint."""
+    try:
+        found = entry.evaluation() or {}
+        lines = ""
+        for e in found["answers"]:
+            title = CONDITIONS[e["condition"]].title + (f", k = {e['k']:d}" if e["k"] else "")
+            cells = "".join(f"<td>{100 * e['verdicts'][v] / e['n']:.0f} %</td>" for v in ("healthy", "warning", "degenerate"))
+            lines += f"<tr><th>{escape(title)}</th>{cells}</tr>"
+        head = "<tr><th></th><th>● healthy</th><th>▲ warning</th><th>■ degenerate</th></tr>"
+        return f"<table class='gd-table'><caption>Verdicts, greedy answers to {found['rows']:d} examples</caption>{head}{lines}</table>"
+    except (*NOT_OURS, ZeroDivisionError):
+        return ""
 
 
 def _recovery(manifest: Manifest) -> str:
