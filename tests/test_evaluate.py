@@ -48,6 +48,7 @@ def test_every_row_has_every_condition_once_and_only_budgets_that_matter(made, s
     assert made.settings() == settings_asked and len(records) == len(keys) == 6 * len(ROWS)
     assert [(e["condition"], e["k"], e["n"]) for e in summary["answers"]] == [(*one, len(ROWS)) for one in settings_asked]
     assert set(summary["recovery"]) == {"references", "own_answers"}
+    assert (summary["request"]["checkpoint"], summary["request"]["data"]) == ("made", "rows.jsonl"), "no folder of this machine"
     assert all(row["swapped"] is not None for target in summary["recovery"].values() for row in target["by_k"].values())
 
 

@@ -45,6 +45,12 @@ def rows_digest(examples: Iterable[Example]) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
+def source_name(source: str) -> str:
+    """A source (or several, joined by +) without the folders of its files: they say something about one machine only."""
+    names = (part.replace("\\", "/").rsplit("/", 1)[-1] if "." in part else part for part in source.split("+"))
+    return "+".join(names)
+
+
 def instruction_mark(example: Example) -> str:
     """Eight hex digits that stand for an instruction, case and blanks ignored: enough to tell training rows among thousands again."""
     return hashlib.sha256(" ".join(example.instruction.casefold().split()).encode()).hexdigest()[:8]

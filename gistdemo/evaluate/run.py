@@ -20,7 +20,7 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_checkpoint
 from gistdemo.checkpoint.store import LoadedCheckpoint, trained_marks
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.alpaca import rows_digest
+from gistdemo.data.alpaca import rows_digest, source_name
 from gistdemo.errors import UsageError
 from gistdemo.evaluate import earlier_format
 from gistdemo.evaluate.answers import EvaluationRequest, answer_rows, evaluation_rows
@@ -52,7 +52,7 @@ def evaluate(request: EvaluationRequest, folder: Path, settings: Settings, recov
     records = answer_rows(request, examples, base, loaded, folder)
     entries = summarise(records, examples)
     summary: dict[str, Any] = {
-        "request": dataclasses.asdict(request),
+        "request": dataclasses.asdict(request) | {"checkpoint": loaded.manifest.name, "data": source_name(request.data)},
         "rows": len(examples),
         "rows_trained_on": trained_on,
         "digest": rows_digest(examples),
@@ -68,7 +68,7 @@ def evaluate(request: EvaluationRequest, folder: Path, settings: Settings, recov
     k = request.ks[0]
     prompts = [_prompt_texts(loaded, example, k, base.tokenizer) for example in examples[: earlier_format.SAMPLES]]
     _write(folder / "summary.json", summary)
-    _write(folder / "eval_results.json", earlier_format.eval_results(request.checkpoint, k, entries, summary["seconds"]))
+    _write(folder / "eval_results.json", earlier_format.eval_results(loaded.manifest.name, k, entries, summary["seconds"]))
     _write(folder / "sample_outputs.json", earlier_format.sample_outputs(records, examples, prompts, k))
     return summary
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gistdemo.checkpoint.manifest import MODES
+from gistdemo.data.alpaca import source_name
 from gistdemo.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -134,7 +135,7 @@ class TrainConfig:
             if value != field.default:
                 flag = f"--{field.name.replace('_', '-')}"
                 if field.name in ("data", "validation"):
-                    value = "+".join(_without_folder(part) for part in value.split("+"))
+                    value = source_name(value)
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 if field.type == "bool":
                     words.append(flag if value else flag.replace("--", "--no-", 1))
@@ -167,8 +168,3 @@ class TrainConfig:
         if unknown or missing:
             raise UsageError(f"Training settings: unknown {', '.join(unknown) or '-'}; missing {', '.join(missing) or '-'}.")
         return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
-
-
-def _without_folder(source: str) -> str:
-    """A data file by its name: a folder says something about one machine only. Hub ids stay whole."""
-    return source.replace("\\", "/").rsplit("/", 1)[-1] if "." in source else source
