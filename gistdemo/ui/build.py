@@ -21,6 +21,7 @@ from gistdemo.errors import GistDemoError, one_line
 from gistdemo.settings import Settings
 from gistdemo.ui import panels
 from gistdemo.ui.compare_tab import CompareTab
+from gistdemo.ui.train_tab import TrainTab
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ def build_app(
             with gr.Tab("Compare", id="compare"):
                 tab = CompareTab(settings, pool, sources, local)
                 tab.build(status, first_source)
+            with gr.Tab("Train", id="train"):
+                training = TrainTab(settings, local)
+                training.build(status)
             with gr.Tab("Checkpoints", id="checkpoints") as checkpoints_tab:
                 listing = gr.HTML(panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), padding=False)
             with gr.Tab("About", id="about"):
@@ -98,6 +102,7 @@ def build_app(
         checkpoints_tab.select(lambda: panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), None, listing, queue=False, **quick)
         page.load(warm_up.watch, None, status, concurrency_limit=None, **quick)
         _restore_from_link(page, tab, quick)
+        training.on_load(page)
     page.queue(max_size=64, default_concurrency_limit=4)
     warm_up.start()
     return page, page_arguments(settings.assets_dir)

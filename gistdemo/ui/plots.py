@@ -1,0 +1,91 @@
+"""Plotly figures of training. Pure; imports no gradio. plotly is imported at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+MOST_POINTS = 600  # more than a screen is wide; every point beyond costs time and shows nothing
+SMOOTHING = 0.9  # share of the old value in the running mean
+SERIES = (("loss", "loss", "#2a9187"), ("kl", "KL", "#c07a1c"), ("cross_entropy", "cross-entropy", "#8a8375"))
+
+
+def smooth(values: Sequence[float], share: float = SMOOTHING) -> list[float]:
+    """Running mean that starts without bias: the first value is itself.
+
+    >>> smooth([1.0, 1.0, 1.0])
+    [1.0, 1.0, 1.0]
+    """
+    means, total, weight = [], 0.0, 0.0
+    for value in values:
+        total, weight = share * total + (1 - share) * value, share * weight + (1 - share)
+        means.append(total / weight)
+    return [round(mean, 10) for mean in means]
+
+
+def thin(points: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
+    """At most `most` points, evenly taken, the last one always kept."""
+    if len(points) <= most:
+        return list(points)
+    step = len(points) / most
+    return [*(points[int(n * step)] for n in range(most - 1)), points[-1]]
+
+
+def loss_figure(points: Sequence[dict[str, Any]], log_scale: bool = False) -> Any:
+    """Loss, KL and cross-entropy by step: raw thin, smoothed on top. points: step records of metrics.jsonl."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for name, label, colour in SERIES:
+        found = thin([(p["step"], p[name]) for p in points if isinstance(p.get(name), (int, float))])
+        if not found:
+            continue
+        steps, values = zip(*found, strict=True)
+        figure.add_scatter(
+            x=steps, y=values, mode="lines", line={"color": colour, "width": 1}, opacity=0.25, showlegend=False, hoverinfo="skip"
+        )
+        figure.add_scatter(x=steps, y=smooth(values), mode="lines", line={"color": colour, "width": 2}, name=label)
+    figure.update_yaxes(type="log" if log_scale else "linear", title="nats per token")
+    return _styled(figure, "step")
+
+
+def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
+    """Recovery on held-out rows by step, beside its control. evaluations: evaluation records of metrics.jsonl."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    lines: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
+    for record in evaluations:
+        for target, figures in record["evaluation"].items():
+            for k, row in (figures.get("by_k", {}) if isinstance(figures, dict) else {}).items():
+                if row.get("recovery") is not None:
+                    lines.setdefault((target, k), []).append((record["step"], row["recovery"], row["swapped"]))
+    colours = ("#2a9187", "#c07a1c", "#cf4b43", "#4c8fd0")
+    for number, ((target, k), found) in enumerate(lines.items()):
+        steps, own, swapped = zip(*found, strict=True)
+        colour, label = colours[number % len(colours)], f"{target.replace('_', ' ')}, k = {k}"
+        figure.add_scatter(x=steps, y=own, mode="lines+markers", line={"color": colour}, name=label)
+        figure.add_scatter(
+            x=steps, y=swapped, mode="lines", line={"color": colour, "dash": "dot", "width": 1}, name=f"{label}: another row's gist"
+        )
+    figure.add_hline(y=1, line={"color": "#a39c8e", "width": 1})
+    figure.update_yaxes(title="recovery", range=[-0.6, 1.15])
+    return _styled(figure, "step")
+
+
+def _styled(figure: Any, x_title: str) -> Any:
+    """Transparent ground and grey ink: readable on light and on dark."""
+    ink = "#8a8375"
+    figure.update_layout(
+        height=280,
+        margin={"l": 50, "r": 10, "t": 10, "b": 40},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": ink, "size": 12},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        hovermode="x unified",
+    )
+    grid = {"gridcolor": "rgba(138,131,117,.25)", "zeroline": False}
+    figure.update_xaxes(title=x_title, **grid)
+    figure.update_yaxes(**grid)
+    return figure

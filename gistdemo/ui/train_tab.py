@@ -1,0 +1,315 @@
+"""The Train tab: a form that fills the queue, and a view of jobs that only reads. No job depends on this page being open."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import shlex
+import threading
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gistdemo.checkpoint.manifest import MODES
+from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.data.alpaca import read_rows
+from gistdemo.errors import GistDemoError, UsageError, one_line
+from gistdemo.jobs.estimate import EMBEDDED, estimate
+from gistdemo.jobs.progress import Progress, ProgressReader, tail
+from gistdemo.jobs.queue import OUTPUT, Jobs
+from gistdemo.jobs.record import Job
+from gistdemo.settings import Settings
+from gistdemo.train.config import TrainConfig
+from gistdemo.train.presets import PRESETS, with_preset
+from gistdemo.ui import job_cards, panels, plots
+
+log = logging.getLogger(__name__)
+TICK_SECONDS = 2.0
+OWN_EXAMPLES = "embedded examples"
+SIMULATED = "simulated"
+SIMULATED_PURPOSE = "no weights, no checkpoint: a run that only looks like one, to try this tab"
+FORM = ("mode", "backbone", "ks", "steps", "batch_size", "learning_rate", "gist_learning_rate", "seed")
+
+
+class Watch:
+    """Reads every job's files once for all pages, and does what is due in the queue, also while no page is open."""
+
+    def __init__(self, jobs: Jobs):
+        self.jobs = jobs
+        self._readers: dict[str, ProgressReader] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._tick_for_ever, name="jobs", daemon=True).start()
+
+    def progress(self, job: Job) -> Progress:
+        with self._lock:
+            reader = self._readers.setdefault(job.id, ProgressReader(self.jobs.folder(job.id)))
+            return reader.read(job.settings.get("steps"))
+
+    def _tick_for_ever(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(1.0):
+            try:
+                self.jobs.tick()
+            except Exception:
+                log.exception("looking after the jobs failed; trying again")
+
+
+class TrainTab:
+    """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
+
+    def __init__(self, settings: Settings, local: bool):
+        self.settings, self.local = settings, local
+        self.jobs = Jobs(settings.runs_dir)
+        self.watch = Watch(self.jobs)
+
+    # --- widgets ------------------------------------------------------------------------------------------------------
+
+    def build(self, status: gr.HTML) -> None:
+        """Lay the tab out. status: the page's status line."""
+        with gr.Row(equal_height=False, elem_classes="gd-top"):
+            with gr.Column(scale=5, min_width=340, elem_classes="gd-form"):
+                self._form()
+            with gr.Column(scale=7, min_width=340):
+                self._view()
+        self.timer = gr.Timer(TICK_SECONDS)
+        self._wire(status)
+
+    def _form(self) -> None:
+        self.preset = gr.Radio([*PRESETS, SIMULATED], value="quick", label="Preset", info=PRESETS["quick"].purpose, elem_id="gd-preset")
+        values = with_preset("quick", {"name": "x", "data": "x"})
+        with gr.Row(elem_classes="gd-tight"):
+            self.name = gr.Textbox("my-gist", label="Name", max_lines=1, elem_id="gd-name", min_width=130)
+            self.backbone = gr.Dropdown(
+                self._backbones(),
+                value=EMBEDDED,
+                label="Backbone (or hub id, or path)",
+                allow_custom_value=True,
+                elem_id="gd-backbone",
+                scale=2,
+            )
+            self.mode = gr.Dropdown([m for m in MODES if m != "lm"], value=values.mode, label="Mode", elem_id="gd-mode", min_width=120)
+        with gr.Row(elem_classes="gd-tight"):
+            hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
+            self.data = gr.Textbox(OWN_EXAMPLES, label="Training rows", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-data")
+            self.upload = gr.UploadButton(
+                "Upload rows", file_types=[".json", ".jsonl", ".parquet"], size="sm", elem_id="gd-upload", scale=0
+            )
+        with gr.Row(elem_classes="gd-tight"):
+            self.steps = gr.Number(values.steps, label="Steps", precision=0, minimum=1, elem_id="gd-steps", min_width=80)
+            self.batch_size = gr.Number(values.batch_size, label="Batch", precision=0, minimum=1, min_width=70)
+            self.ks = gr.Textbox(",".join(map(str, values.ks)), label="k (budgets)", max_lines=1, min_width=120)
+            self.learning_rate = gr.Number(values.learning_rate, label="LoRA rate", min_width=100)
+            self.gist_learning_rate = gr.Number(values.gist_learning_rate, label="Gist rate", min_width=100)
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=60)
+        with gr.Accordion("More settings", open=False):
+            self.more = gr.Code(
+                "{}", language="json", label="Any other setting of `python -m gistdemo train --help`, as JSON", lines=3, elem_id="gd-more"
+            )
+        self.plan = gr.HTML("", padding=False, elem_id="gd-plan")
+        self.command = gr.Textbox(
+            "", label="The same on the command line", interactive=False, lines=2, max_lines=6, buttons=["copy"], elem_id="gd-command"
+        )
+        with gr.Row(elem_classes="gd-tight"):
+            self.start = gr.Button("Start training", variant="primary", elem_id="gd-start")
+            self.check = gr.Button("Check data and estimate", size="sm", elem_id="gd-check")
+
+    def _view(self) -> None:
+        self.job = gr.Radio([], label="Jobs: running, waiting in order, ended", elem_id="gd-jobs")
+        self.card = gr.HTML(job_cards.watched(None, Progress()), padding=False, elem_id="gd-job")
+        with gr.Row(elem_classes="gd-tight"):
+            self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id="gd-job-stop")
+            self.resume = gr.Button("Resume", size="sm", elem_id="gd-job-resume")
+            self.sooner = gr.Button("Sooner", size="sm", elem_id="gd-job-sooner")
+            self.reuse = gr.Button("Use its settings", size="sm", elem_id="gd-job-reuse")
+        with gr.Row(elem_classes="gd-tight"):
+            self.log_scale = gr.Checkbox(False, label="Logarithmic loss", container=False, scale=2, min_width=140)
+            self.sure = gr.Checkbox(False, label="Yes, delete its files", container=False, elem_id="gd-job-sure", scale=2, min_width=140)
+            self.delete = gr.Button("Delete", size="sm", elem_id="gd-job-delete", scale=1, min_width=80)
+        self.loss = gr.Plot(plots.loss_figure([]), label="Loss", show_label=False, elem_id="gd-loss")
+        self.recovery = gr.Plot(plots.recovery_figure([]), label="Recovery", show_label=False, elem_id="gd-recovery")
+        self.samples = gr.HTML(job_cards.samples([], None), padding=False, elem_id="gd-samples")
+        with gr.Accordion("Output of the job", open=False):
+            self.output = gr.Textbox("", show_label=False, lines=12, max_lines=12, interactive=False, elem_id="gd-output", autoscroll=True)
+        self.drawn = gr.State("")
+
+    # --- wiring -------------------------------------------------------------------------------------------------------
+
+    def _wire(self, status: gr.HTML) -> None:
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        form = [self.preset, self.name, self.data, self.more, *(getattr(self, name) for name in FORM)]
+        view = [self.job, self.card, self.samples, self.output]
+        drawing = [self.loss, self.recovery, self.drawn]
+        self.preset.input(self.take_preset, self.preset, [self.preset, *(getattr(self, name) for name in FORM), self.more], **quick)
+        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **quick)
+        self.check.click(self.check_data, form, [self.plan, status], show_progress="hidden", api_visibility="private")
+        self.upload.upload(lambda file: file.name if hasattr(file, "name") else file, self.upload, self.data, **quick)
+        self.start.click(self.submit, form, [self.job, status], **quick).then(self.refresh, self.job, view, **quick)
+        gr.on([self.timer.tick, self.job.input], self.refresh, self.job, view, **quick)
+        gr.on([self.timer.tick, self.job.input, self.log_scale.input], self.draw, [self.job, self.log_scale, self.drawn], drawing, **quick)
+        for button, action in ((self.stop, "stop"), (self.resume, "resume"), (self.sooner, "sooner")):
+            button.click(lambda job, action=action: self.change(action, job), self.job, status, **quick).then(
+                self.refresh, self.job, view, **quick
+            )
+        self.delete.click(self.remove, [self.job, self.sure], [status, self.sure], **quick).then(self.refresh, self.job, view, **quick)
+        fields = [self.name, self.data, *(getattr(self, name) for name in FORM), self.more]
+        self.reuse.click(self.settings_of, self.job, [*fields, status], **quick)
+
+    def on_load(self, page: gr.Blocks) -> None:
+        """A page that is opened or reloaded shows what goes on at once."""
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        form = [self.preset, self.name, self.data, self.more, *(getattr(self, name) for name in FORM)]
+        page.load(self.refresh, self.job, [self.job, self.card, self.samples, self.output], **quick)
+        page.load(self.draw, [self.job, self.log_scale, self.drawn], [self.loss, self.recovery, self.drawn], **quick)
+        page.load(self.describe, form, [self.plan, self.command], **quick)
+
+    def _backbones(self) -> list[str]:
+        tuned = [e.name for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest and e.manifest.mode == "lm"]
+        return [EMBEDDED, *tuned]
+
+    # --- form ---------------------------------------------------------------------------------------------------------
+
+    def config(self, preset: str, name: str, data: str, more: str, *form: Any) -> TrainConfig:
+        """The settings a form stands for.
+
+        Raises: UsageError: values that are not allowed, all named at once.
+        """
+        given = dict(zip(FORM, form, strict=True))
+        try:
+            given["ks"] = tuple(int(part) for part in str(given["ks"]).split(","))
+            extra = json.loads(more or "{}")
+        except ValueError as error:
+            raise UsageError(
+                f"k is '{given['ks']}' and more settings are '{more[:80]}'; whole numbers and a JSON object are needed."
+            ) from error
+        if not isinstance(extra, dict):
+            raise UsageError(f"More settings are '{more[:80]}'; a JSON object such as {{\"rank\": 16}} is needed.")
+        extra = {key: tuple(value) if isinstance(value, list) else value for key, value in extra.items()}
+        source = str(self.settings.assets_dir / "examples.jsonl") if data.strip() in ("", OWN_EXAMPLES) else data.strip()
+        return with_preset("" if preset == SIMULATED else preset, given | {"name": name.strip(), "data": source} | extra)
+
+    def take_preset(self, preset: str) -> list[Any]:
+        if preset == SIMULATED:
+            return [gr.Radio(info=SIMULATED_PURPOSE), *([gr.skip()] * len(FORM)), gr.skip()]
+        config = with_preset(preset, {"name": "x", "data": "x"})
+        values = [",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in FORM]
+        return [gr.Radio(info=PRESETS[preset].purpose), *values, "{}"]
+
+    def describe(self, *form: Any) -> tuple[str, str]:
+        """Estimate and command of the form as it stands."""
+        try:
+            config = self.config(*form)
+        except GistDemoError as error:
+            return f'<p class="gd-error">{panels.escape(one_line(error))}</p>', ""
+        if form[0] == SIMULATED:
+            text = f"{config.steps} steps of 0.2 s: {job_cards.duration(config.steps * 0.2)}, whatever else is set."
+            return f'<p class="gd-hint">{text}</p>', ""
+        found = estimate(config, self.jobs)
+        text = (
+            f"About {job_cards.duration(found.seconds)} ({found.basis})." if found.seconds is not None else f"{found.basis.capitalize()}."
+        )
+        command = config.command().replace(f"--run runs/{config.name}", "--queue")
+        return f'<p class="gd-hint">{panels.escape(text)}</p>', command.replace(
+            " --data examples.jsonl", f" --data {shlex.quote('assets/examples.jsonl')}"
+        )
+
+    def check_data(self, *form: Any) -> tuple[str, str]:
+        """Read the rows: how many can be used, how many were turned away and why, and how the first one looks."""
+        try:
+            config = self.config(*form)
+            rows = read_rows(config.data)
+        except GistDemoError as error:
+            return f'<p class="gd-error">{panels.escape(one_line(error))}</p>', panels.status(one_line(error), kind="error")
+        away = "; ".join(f"{count:,} x {reason}" for reason, count in rows.rejected.most_common()) or "none"
+        first = rows.examples[0]
+        text = f"{len(rows.examples):,} usable rows in {rows.name}; turned away: {away}. First: {first.instruction[:120]!r} → {first.output[:120]!r}"
+        return f'<p class="gd-hint">{panels.escape(text)}</p>{self.describe(*form)[0]}', panels.status("Data checked")
+
+    def submit(self, *form: Any) -> tuple[Any, str]:
+        """Put the run into the queue. Refused where its name is taken, with the reason."""
+        try:
+            config = self.config(*form)
+            taken = {e.name for e in list_checkpoints(self.settings.checkpoint_dirs)}
+            taken |= {job.title for job in self.jobs.list() if job.is_active or job.state == "queued"}
+            if config.name in taken:
+                raise UsageError(f"There is a checkpoint or a job named '{config.name}' already. Give another name, or delete that one.")
+            if form[0] == SIMULATED:
+                job = self.jobs.submit("simulate", {"steps": config.steps, "seconds_per_step": 0.2}, config.name)
+            else:
+                read_rows(config.data)
+                job = self.jobs.submit("train", dataclasses.asdict(config), config.name)
+            self.jobs.tick()
+        except GistDemoError as error:
+            return gr.skip(), panels.status(one_line(error), kind="error")
+        waiting = len(self.jobs.queued())
+        text = f"'{config.name}' is in the queue" if self.jobs.get(job.id).state == "queued" else f"'{config.name}' is starting"
+        return gr.Radio(self.choices(), value=job.id), panels.status(f"{text}; {waiting} waiting" if waiting else text)
+
+    # --- view ---------------------------------------------------------------------------------------------------------
+
+    def choices(self) -> list[tuple[str, str]]:
+        return [(job_cards.label(job, self.watch.progress(job)), job.id) for job in self.jobs.list()]
+
+    def chosen(self, job_id: str | None) -> Job | None:
+        """The job with that id; else the first of the list."""
+        found = self.jobs.list()
+        return next((job for job in found if job.id == job_id), found[0] if found else None)
+
+    def refresh(self, job_id: str | None) -> tuple[Any, str, str, str]:
+        job = self.chosen(job_id)
+        if job is None:
+            return gr.Radio([], value=None), job_cards.watched(None, Progress()), job_cards.samples([], None), ""
+        progress = self.watch.progress(job)
+        step = next((e["step"] for e in reversed(progress.evaluations) if e.get("samples")), None)
+        shown = job_cards.samples(progress.samples(), step)
+        return gr.Radio(self.choices(), value=job.id), job_cards.watched(job, progress), shown, tail(self.jobs.folder(job.id) / OUTPUT)
+
+    def draw(self, job_id: str | None, log_scale: bool, drawn: str) -> tuple[Any, Any, str]:
+        """Figures, drawn anew only when there is something new to see."""
+        job = self.chosen(job_id)
+        progress = self.watch.progress(job) if job else Progress()
+        now = f"{job.id if job else ''}/{progress.steps_done}/{len(progress.evaluations)}/{log_scale}"
+        if now == drawn:
+            return gr.skip(), gr.skip(), drawn
+        return plots.loss_figure(progress.points, log_scale), plots.recovery_figure(progress.evaluations), now
+
+    def change(self, action: str, job_id: str | None) -> str:
+        if job_id is None:
+            return panels.status("No job is chosen", kind="error")
+        try:
+            if action == "sooner":
+                self.jobs.move(job_id, -1)
+            else:
+                {"stop": self.jobs.stop, "resume": self.jobs.resume}[action](job_id)
+            self.jobs.tick()
+            job = self.jobs.get(job_id)
+        except GistDemoError as error:
+            return panels.status(one_line(error), kind="error")
+        said = {"stopping": "is asked to stop; it saves its state first", "queued": "is in the queue", "cancelled": "is out of the queue"}
+        return panels.status(f"'{job.title}' {said.get(job.state, 'is ' + job.state)}", kind="busy" if job.state == "stopping" else "info")
+
+    def remove(self, job_id: str | None, sure: bool) -> tuple[str, bool]:
+        if job_id is None or not sure:
+            return panels.status("Tick 'Yes, delete its files' first: its files cannot be brought back", kind="error"), False
+        try:
+            self.jobs.delete(job_id)
+        except GistDemoError as error:
+            return panels.status(one_line(error), kind="error"), False
+        return panels.status("Deleted"), False
+
+    def settings_of(self, job_id: str | None) -> list[Any]:
+        """Fill the form from a job."""
+        job = self.chosen(job_id)
+        if job is None or job.kind != "train":
+            return [*([gr.skip()] * (len(FORM) + 3)), panels.status("No training job is chosen", kind="error")]
+        values = job.settings
+        data = OWN_EXAMPLES if Path(values["data"]).name == "examples.jsonl" else values["data"]
+        form = [",".join(map(str, values["ks"])) if name == "ks" else values[name] for name in FORM]
+        known = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+        more = {
+            name: value
+            for name, value in values.items()
+            if name not in (*FORM, "name", "data") and value != (list(known[name]) if isinstance(known[name], tuple) else known[name])
+        }
+        return [f"{values['name']}-2", data, *form, json.dumps(more, indent=1), panels.status(f"Settings of '{job.title}'")]

@@ -1,0 +1,175 @@
+"""What the Train tab's handlers do with a form and with jobs, and the HTML and figures they show. The page itself: test_browser.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import time
+
+import pytest
+
+from gistdemo.cli import build_parser
+from gistdemo.jobs.estimate import estimate
+from gistdemo.jobs.progress import Progress
+from gistdemo.jobs.queue import Jobs
+from gistdemo.jobs.record import FOLLOWS, Job
+from gistdemo.train.config import TrainConfig
+from gistdemo.train.presets import PRESETS, with_preset
+from gistdemo.ui import job_cards, plots
+from gistdemo.ui.train_tab import FORM, OWN_EXAMPLES, SIMULATED, TrainTab
+
+VALUES = {"mode": "compressor", "backbone": "smollm2-135m-instruct", "ks": "1,2,4", "steps": 20, "batch_size": 8}
+VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
+
+
+@pytest.fixture
+def tab(settings, monkeypatch) -> TrainTab:
+    """A tab whose queue starts nothing."""
+    monkeypatch.setattr(Jobs, "tick", lambda self: None)
+    return TrainTab(settings, local=True)
+
+
+def form(preset: str = "quick", name: str = "mine", data: str = OWN_EXAMPLES, more: str = "{}", **changes):
+    return [preset, name, data, more, *({**VALUES, **changes}[field] for field in FORM)]
+
+
+# --- form ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_form_becomes_a_job_with_these_settings(tab):
+    _, status = tab.submit(*form(more='{"rank": 8, "targets": ["q_proj"]}'))
+    (job,) = tab.jobs.list()
+    config = TrainConfig.from_dict(job.settings)
+    assert (config.name, config.ks, config.steps, config.rank, config.targets) == ("mine", (1, 2, 4), 20, 8, ("q_proj",))
+    assert config.data.endswith("examples.jsonl") and "in the queue" in status and job.title == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"ks": "1,two"}, "whole numbers"),
+        ({"ks": "4,1"}, "rising whole numbers"),
+        ({"more": "{"}, "a JSON object"),
+        ({"more": "[]"}, "a JSON object"),
+        ({"more": '{"colour": 1}'}, "unknown colour"),
+        ({"name": "../x"}, "name is"),
+        ({"data": "gone.jsonl"}, "does not exist"),
+    ],
+)
+def test_what_is_not_allowed_is_said_and_reaches_no_queue(tab, changes, words):
+    _, status = tab.submit(*form(**changes))
+    assert words in status and "gd-s-error" in status and tab.jobs.list() == []
+
+
+def test_a_name_is_given_once(tab):
+    tab.submit(*form())
+    assert "named &#x27;mine&#x27; already" in tab.submit(*form())[1] and len(tab.jobs.list()) == 1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_command_shown_is_the_form(tab, preset):
+    """Parsed by the command line, it gives the same settings (but for the folder of the data)."""
+    config = with_preset(preset, {"name": "x", "data": "x"})
+    values = {name: ",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in FORM}
+    shown = tab.describe(*form(preset, **values))[1]
+    args = build_parser().parse_args(shlex.split(shown)[3:])
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
+    wanted = dataclasses.asdict(tab.config(*form(preset, **values))) | {"data": "assets/examples.jsonl"}
+    assert args.queue and dataclasses.asdict(with_preset("", given)) == wanted
+
+
+def test_choosing_a_preset_fills_the_form(tab):
+    radio, *values, more = tab.take_preset("earlier-experiment")
+    assert dict(zip(FORM, values, strict=True))["ks"] == "1" and more == "{}" and radio.info == PRESETS["earlier-experiment"].purpose
+
+
+def test_data_are_counted_before_anything_starts(tab, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "Add <b>.", "output": "3"}\n{"instruction": "", "output": "x"}\n')
+    text, status = tab.check_data(*form(data=str(path)))
+    assert "1 usable rows" in text and "1 x empty instruction" in text and "&lt;b&gt;" in text and "Data checked" in status
+    assert "does not exist" in tab.check_data(*form(data="gone.jsonl"))[0]
+
+
+def test_the_settings_of_a_job_can_be_used_again(tab):
+    tab.submit(*form(more='{"rank": 8}'))
+    job = tab.jobs.list()[0]
+    name, data, *values, more, status = tab.settings_of(job.id)
+    assert (name, data, json.loads(more)["rank"]) == ("mine-2", OWN_EXAMPLES, 8) and "Settings of" in status
+    again = tab.config("quick", name, data, more, *values)
+    assert dataclasses.replace(again, name="mine") == TrainConfig.from_dict(job.settings)
+
+
+# --- view ----------------------------------------------------------------------------------------------------------------
+
+
+def test_actions_answer_in_one_line(tab):
+    tab.submit(*form(SIMULATED))
+    job = tab.jobs.list()[0]
+    assert job.kind == "simulate"
+    assert "out of the queue" in tab.change("stop", job.id) and "in the queue" in tab.change("resume", job.id)
+    assert "gd-s-error" in tab.change("resume", job.id) and "No job is chosen" in tab.change("stop", None)
+    assert "Tick" in tab.remove(job.id, False)[0] and "Deleted" in tab.remove(job.id, True)[0] and tab.jobs.list() == []
+
+
+def test_the_view_follows_the_chosen_job_and_falls_back_to_the_first(tab):
+    empty = tab.refresh(None)
+    assert "No job yet" in empty[1] and empty[3] == ""
+    tab.submit(*form(SIMULATED))
+    job = tab.jobs.list()[0]
+    radio, card, samples, _ = tab.refresh("gone")
+    assert radio.value == job.id and "mine" in card and "appear here" in samples
+    assert tab.draw(job.id, False, "")[2] == tab.draw(job.id, False, "")[2]
+    drawn = tab.draw(job.id, False, "")[2]
+    assert "__type__" in tab.draw(job.id, False, drawn)[0], "nothing new is not drawn again"
+
+
+@pytest.mark.parametrize("state", FOLLOWS)
+def test_every_state_has_its_own_look(state):
+    job = Job("x-1", "train", "<b>mine</b>", {"steps": 10}, state=state, cause="why & what next" if state == "failed" else "")
+    points = [{"step": n, "loss": 1.0, "time": float(n), "memory_gib": 1.5, "samples_per_second": 4.0} for n in range(1, 6)]
+    html = job_cards.watched(job, Progress(10, points))
+    assert f'data-state="{state}"' in html and "<b>mine" not in html and "5 of 10" in html and "width:50.0%" in html
+    assert ("time left" in html) == (state == "running") and ("why &amp; what next" in html) == (state == "failed")
+    assert state in job_cards.label(job, Progress(10, points))
+
+
+def test_samples_stand_side_by_side_with_their_verdicts():
+    found = [
+        {"instruction": "Say <i>.", "input": "", "condition": c, "text": t, "verdict": v, "tokens": 3, "flags": []}
+        for c, t, v in (("full", "fine", "healthy"), ("gist", "www www", "degenerate"))
+    ]
+    html = job_cards.samples(found, 40)
+    assert html.count("<section>") == 1 and "■ degenerate" in html and "after step 40" in html and "Say &lt;i&gt;." in html
+
+
+def test_figures_hold_what_was_measured_and_no_more_points_than_a_screen():
+    points = [{"step": n, "loss": 2.0, "kl": 1.0} for n in range(1, 5001)]
+    figure = plots.loss_figure(points, log_scale=True)
+    assert [line.name for line in figure.data if line.name] == ["loss", "KL"] and figure.layout.yaxis.type == "log"
+    assert all(len(line.x) <= plots.MOST_POINTS and line.x[-1] == 5000 for line in figure.data)
+    evaluation = {
+        "references": {"by_k": {"4": {"recovery": 0.5, "swapped": 0.0}, "8": {"recovery": None, "swapped": None}}},
+        "gist_shift": 1.0,
+    }
+    recovery = plots.recovery_figure([{"step": 10, "evaluation": evaluation}])
+    assert [line.name for line in recovery.data] == ["references, k = 4", "references, k = 4: another row's gist"]
+    assert not plots.recovery_figure([]).data and not plots.loss_figure([]).data
+
+
+# --- estimate ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_estimate_comes_from_a_run_made_here_where_there_is_one(tab):
+    config = with_preset("quick", {"name": "x", "data": "d.jsonl", "steps": 100})
+    known = estimate(config, tab.jobs)
+    assert 100 < known.seconds < 1000 and "two cores" in known.basis
+    unknown = estimate(dataclasses.replace(config, backbone="org/name"), tab.jobs)
+    assert unknown.seconds is None and "first steps will tell" in unknown.basis
+    job = tab.jobs.submit("train", dataclasses.asdict(dataclasses.replace(config, backbone="org/name")), "before")
+    lines = [json.dumps({"step": n, "loss": 1.0, "time": time.time() + 80.0 * n}) for n in range(1, 6)]
+    (tab.jobs.folder(job.id) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    made = estimate(dataclasses.replace(config, backbone="org/name"), tab.jobs)
+    assert made.seconds > 8000 and made.basis == "as fast as 'before' here"
