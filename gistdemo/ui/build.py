@@ -88,7 +88,7 @@ def build_app(
             gr.HTML(HEADER, padding=False)
             status = gr.HTML(panels.status("Getting ready", 0.0, "busy"), padding=False, elem_id="gd-status-line")
         with gr.Tabs(elem_id="gd-tabs"):
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare") as compare_tab:
                 tab = CompareTab(settings, pool, sources, local)
                 tab.build(status, first_source)
             with gr.Tab("Train", id="train"):
@@ -100,6 +100,7 @@ def build_app(
                 gr.Markdown((settings.assets_dir / "about.md").read_text(encoding="utf-8"), elem_classes="gd-about")
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         checkpoints_tab.select(lambda: panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), None, listing, queue=False, **quick)
+        gr.on([compare_tab.select, page.load], tab.offered, None, tab.checkpoints, queue=False, **quick)
         page.load(warm_up.watch, None, status, concurrency_limit=None, **quick)
         _restore_from_link(page, tab, quick)
         training.on_load(page)

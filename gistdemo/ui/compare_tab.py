@@ -206,6 +206,10 @@ class CompareTab:
 
     # --- handlers --------------------------------------------------------------------------------------------------
 
+    def offered(self) -> gr.CheckboxGroup:
+        """The checkpoints of this moment: one that was trained meanwhile can be chosen, what is chosen stays."""
+        return gr.CheckboxGroup(self.checkpoint_choices())
+
     def checkpoint_choices(self) -> list[tuple[str, str]]:
         """(title, name) of every checkpoint with gist tokens; broken ones are listed in the Checkpoints tab."""
         entries = list_checkpoints(self.settings.checkpoint_dirs)
