@@ -339,7 +339,7 @@ def test_a_run_can_be_queued_and_shown_and_taken_out_and_put_back(home, tmp_path
     assert main(["train", "--queue", "--preset", "quick", "--name", "mine", "--data", str(data)]) == 0
     job = capsys.readouterr().out.split()[0]
     assert main(["jobs", "list"]) == 0
-    assert f"{job} " in (printed := capsys.readouterr().out) and "queued" in printed and "step 0 of 120" in printed
+    assert f"{job} " in (printed := capsys.readouterr().out) and "queued" in printed and "step 0 of 100" in printed
     for action, state in (("stop", "cancelled"), ("resume", "queued"), ("stop", "cancelled"), ("delete", "deleted")):
         assert main(["jobs", action, job]) == 0 and f"{job}: {state}" in capsys.readouterr().out
         if action == "stop":
