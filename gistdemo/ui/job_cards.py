@@ -70,7 +70,7 @@ def samples(found: Sequence[dict[str, Any]], step: int | None) -> str:
 def duration(seconds: float) -> str:
     """A length of time as people say it.
 
-    >>> [duration(s) for s in (5, 65, 3700, 90000)]
+    >>> [duration(s) for s in (5, 65, 3720, 90000)]
     ['5 s', '1 min', '1 h 02 min', '25 h 00 min']
     """
     if seconds < 60:
