@@ -22,7 +22,7 @@ from gistdemo.errors import GistDemoError, one_line
 from gistdemo.generation import RowReady, TokenEvent
 from gistdemo.grid import Cell, CompareRequest, Piece, Snapshot
 from gistdemo.metrics import Diagnosis, Flag, diagnose, normalised_score, rouge
-from gistdemo.prompts import Example, PromptPlan, plan
+from gistdemo.prompts import Example, PromptPlan
 from gistdemo.settings import Settings
 
 if TYPE_CHECKING:
@@ -293,10 +293,9 @@ def _prepare(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelP
             continue
         condition = CONDITIONS[request.conditions[number % len(request.conditions)]]
         try:
-            encoded = loaded.encoder.encode(request.example)
-            planned = plan(encoded, condition, request.k)
+            planned = loaded.plan(request.example, condition, request.k)
             row = loaded.row(planned)
-            control = plan(loaded.encoder.encode(_with_another_instruction(request.example)), condition, request.k)
+            control = loaded.plan(_with_another_instruction(request.example), condition, request.k)
         except GistDemoError as error:
             events.put(_Failed(number, one_line(error)))
             unfinished.discard(number)

@@ -107,7 +107,8 @@ class PromptPlan:
 
     compress_ids: phase 1 ids, followed by `k` gist slots; None when nothing is compressed.
     prompt_ids: phase 2 ids, read by the decoder as text.
-    compressed_tokens: how many of the last compress_ids are the instruction; 0 where the slots do not see it.
+    k: gist slots, or the budget of `truncated`. Anchored slots are at most as many as the instruction has tokens.
+    anchored_tokens: how many of the last compress_ids the slots are anchored to (see `Compression`); 0: they are appended.
     prompt_tokens: all the decoder can attend to when the answer starts: kept sink and slots + prompt ids.
     instruction_tokens -> kept_tokens: the compression of the instruction alone.
     """
@@ -116,7 +117,7 @@ class PromptPlan:
     k: int
     compress_ids: tuple[int, ...] | None
     prompt_ids: tuple[int, ...]
-    compressed_tokens: int
+    anchored_tokens: int
     instruction_tokens: int
     kept_tokens: int
     pieces: tuple[tuple[Kind, Fate, tuple[int, ...]], ...] = field(default=(), repr=False)
@@ -127,7 +128,7 @@ class PromptPlan:
         return cached + len(self.prompt_ids)
 
 
-def plan(encoded: EncodedPrompt, condition: Condition, k: int) -> PromptPlan:
+def plan(encoded: EncodedPrompt, condition: Condition, k: int, anchored: bool = False) -> PromptPlan:
     """Apply a condition with a budget of k tokens to an encoded example.
 
     `full`:      | sink template instruction input suffix |            all decoded as text
@@ -136,6 +137,7 @@ def plan(encoded: EncodedPrompt, condition: Condition, k: int) -> PromptPlan:
     `none`:      | sink template input suffix |
     `blind`:     | sink template g1..gk | then | input suffix |
 
+    anchored: g1..gk start from stretches of the instruction; a token is given one slot at most, so there may be fewer than k.
     Source: Mu et al. 2023, section 3; unlike their LLaMA code a constant sink token stays visible.
     """
     before, instruction, after = _around_instruction(encoded)
@@ -149,15 +151,17 @@ def plan(encoded: EncodedPrompt, condition: Condition, k: int) -> PromptPlan:
         pieces += [(s.kind, "shown", s.ids) for s in before]
         pieces += [("instruction", "shown", shown)] if shown else []
         pieces += [("instruction", "dropped", dropped)] if dropped else []
-        compress_ids, prompt_ids, compressed, kept = None, head + shown + rest, 0, len(shown)
+        compress_ids, prompt_ids, anchors, kept = None, head + shown + rest, 0, len(shown)
     else:
         seen = condition.gist_from == "instruction"
         compress_ids = head + words if seen else head
-        prompt_ids, compressed, kept = rest, len(words) if seen else 0, k
+        anchors = len(words) if seen and anchored else 0
+        k = min(k, anchors) if anchors else k
+        prompt_ids, kept = rest, k
         pieces += [(s.kind, "shown" if s.kind == "sink" else "compressed", s.ids) for s in before]
         pieces += [("instruction", "compressed" if seen else "dropped", words), ("gist", "slot", ())]
     pieces += [(s.kind, "shown", s.ids) for s in after]
-    return PromptPlan(condition.name, k, compress_ids, prompt_ids, compressed, len(words), kept, tuple(pieces))
+    return PromptPlan(condition.name, k, compress_ids, prompt_ids, anchors, len(words), kept, tuple(pieces))
 
 
 def _around_instruction(encoded: EncodedPrompt) -> tuple[tuple[Segment, ...], Segment, tuple[Segment, ...]]:

@@ -30,7 +30,7 @@ from gistdemo.generation import Sampling, TokenEvent
 from gistdemo.model.backbone import EMBEDDED, load
 from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.model.gist_model import Compression, GistModel
-from gistdemo.prompts import Example, plan
+from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
 EXAMPLE = Example("Explain in two sentences why leaves change colour in autumn, and name one tree that does not do so.")
@@ -84,8 +84,7 @@ def main() -> None:
     pool, groups = ModelPool(settings), {}
     for name in ("base-standin", "instruct"):
         base, loaded = pool.checkpoint(find_checkpoint(name, settings.checkpoint_dirs))
-        encoded = loaded.encoder.encode(EXAMPLE)
-        rows = [loaded.row(plan(encoded, CONDITIONS[c], 4)) for c in DEFAULT_CONDITIONS]
+        rows = [loaded.row(loaded.plan(EXAMPLE, CONDITIONS[c], 4)) for c in DEFAULT_CONDITIONS]
         groups[name] = [replace(row, stop_ids=frozenset()) for row in rows]
     together = [row for rows in groups.values() for row in rows]
     models = separate_models(settings, groups["instruct"])

@@ -103,10 +103,9 @@ class ScriptedPool:
         real = LoadedCheckpoint(manifest, None, encoder, torch.zeros(manifest.max_k, 4), None, None)  # type: ignore[arg-type]
 
         def row(plan: PromptPlan) -> ScriptedRow:
-            real.row(plan)  # refuses a k that the checkpoint does not have
             return ScriptedRow(entry.name, plan, encoder)
 
-        return base, SimpleNamespace(encoder=encoder, row=row)
+        return base, SimpleNamespace(encoder=encoder, plan=real.plan, row=row)
 
     @property
     def running(self) -> int:

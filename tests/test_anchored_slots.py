@@ -13,8 +13,8 @@ from gistdemo.prompts import Example, plan
 
 
 def anchored(lab: Lab, example: Example, k: int, slots=None) -> Compression:
-    made = plan(lab.encoder.encode(example), CONDITIONS["gist"], k)
-    return gist_row(made, lab.slots if slots is None else slots, None, anchored=True)
+    made = plan(lab.encoder.encode(example), CONDITIONS["gist"], k, anchored=True)
+    return gist_row(made, lab.slots if slots is None else slots, None)
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,18 @@ def test_stretches_cover_the_instruction_once(tokens, k, expected):
     assert Compression(range(tokens + 3), torch.zeros(k, 4), None, tokens).stretches() == expected
 
 
-def test_more_slots_than_words_serve_words_twice():
-    row = Compression(range(5), torch.zeros(4, 4), None, 2)
-    assert row.stretches() == [(0, 1), (0, 1), (1, 2), (1, 2)] and row.positions() == [0, 1, 2, 3, 4, 3, 3, 4, 4]
+def test_a_token_of_the_instruction_is_given_one_slot_at_most(lab):
+    """More slots than tokens would be expansion: a second slot for a token only doubles its weight in attention."""
+    example = EXAMPLES[1]
+    encoded = lab.encoder.encode(example)
+    words = encoded.count("instruction")
+    made = plan(encoded, CONDITIONS["gist"], words + 3, anchored=True)
+    assert (made.k, made.kept_tokens, made.anchored_tokens) == (words, words, words)
+    assert made.prompt_tokens == 1 + words + len(made.prompt_ids)
+    row = gist_row(made, torch.zeros(words + 3, lab.model.config.hidden_size), None)
+    assert row.stretches() == [(n, n + 1) for n in range(words)]
+    assert plan(encoded, CONDITIONS["gist"], words + 3).k == words + 3, "appended slots stand for nothing in particular"
+    assert plan(encoded, CONDITIONS["blind"], words + 3, anchored=True).k == words + 3
 
 
 def test_slots_stand_at_the_end_of_their_stretch_and_the_rest_stays_where_it_was(lab):
@@ -71,8 +80,8 @@ def test_rows_of_both_kinds_can_be_compressed_together(lab):
 
 
 def test_a_blind_gist_has_nothing_to_start_from(lab):
-    made = plan(lab.encoder.encode(EXAMPLES[1]), CONDITIONS["blind"], 4)
-    assert gist_row(made, lab.slots, None, anchored=True).anchored == 0
+    made = plan(lab.encoder.encode(EXAMPLES[1]), CONDITIONS["blind"], 4, anchored=True)
+    assert gist_row(made, lab.slots, None).anchored == 0
 
 
 @pytest.mark.parametrize("mode", ["compressor", "joint", "embeddings"])
@@ -83,11 +92,9 @@ def test_what_is_trained_is_what_is_generated_with(tmp_path, settings, mode):
         rows = learner.rows.train[:3]
         logits, _ = learner._gist_logits(rows, 4)
         first = logits[torch.tensor([0, len(rows[0].answer), len(rows[0].answer) + len(rows[1].answer)])]
-        plans = [plan(row.encoded, CONDITIONS["gist"], 4) for row in rows]
+        plans = [plan(row.encoded, CONDITIONS["gist"], 4, kind) for row in rows]
         lab = Lab(model=learner.ground.model)
         from gistdemo.model.engine import EngineRow
 
-        engine_rows = [
-            EngineRow(p, frozenset(), learner.slots.detach(), learner.compress_adapter, learner.decode_adapter, kind) for p in plans
-        ]
+        engine_rows = [EngineRow(p, frozenset(), learner.slots.detach(), learner.compress_adapter, learner.decode_adapter) for p in plans]
         assert [ids[0] for ids in lab.ids(engine_rows)] == first.argmax(-1).tolist()

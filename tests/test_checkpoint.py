@@ -12,6 +12,7 @@ from oracle import lay_out, merged, one_pass
 
 from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, GIST_FILE, Manifest, describe_files, read_manifest
 from gistdemo.checkpoint.store import LoadedCheckpoint, attach, save_checkpoint
+from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import CheckpointError
 from gistdemo.prompts import CHATML
 
@@ -161,12 +162,12 @@ def test_a_save_that_fails_leaves_the_older_folder(tmp_path):
 def test_asking_for_more_gist_tokens_than_there_are_is_refused(tmp_path):
     lab = Lab()
     loaded = load(save(tmp_path / "demo"), lab)
-    assert torch.equal(loaded.row(lab.plan("gist", EXAMPLES[0], 3)).slots, SLOTS[:3]), "budget k uses the first k slots"
-    assert torch.equal(loaded.row(lab.plan("gist", EXAMPLES[0], 8)).slots, SLOTS)
+    assert torch.equal(loaded.row(loaded.plan(EXAMPLES[0], CONDITIONS["gist"], 3)).slots, SLOTS[:3]), "budget k uses the first k slots"
+    assert torch.equal(loaded.row(loaded.plan(EXAMPLES[0], CONDITIONS["gist"], 8)).slots, SLOTS)
     with pytest.raises(CheckpointError) as caught:
-        loaded.row(lab.plan("gist", EXAMPLES[0], 9))
+        loaded.plan(EXAMPLES[0], CONDITIONS["gist"], 9)
     assert str(caught.value) == "Checkpoint 'demo' has 8 gist tokens but 9 were asked for. Choose k up to 8, or train one with more."
-    assert loaded.row(lab.plan("truncated", EXAMPLES[0], 9)).slots is None
+    assert loaded.row(loaded.plan(EXAMPLES[0], CONDITIONS["truncated"], 9)).slots is None
 
 
 # --- damage --------------------------------------------------------------------------------------------------------------

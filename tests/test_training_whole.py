@@ -18,7 +18,7 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import BackboneError, CheckpointError, DataError, TrainingError
 from gistdemo.generation import Sampling, TokenEvent
-from gistdemo.prompts import CHATML, PLAIN, Example, plan
+from gistdemo.prompts import CHATML, PLAIN, Example
 from gistdemo.train.run import train
 
 
@@ -30,7 +30,7 @@ def toy_folder(tmp_path) -> Path:
 def answers(settings, name: str, condition: str = "gist", k: int = 4) -> list[list[int]]:
     """Greedy answers of a checkpoint, read from disk by a pool of its own."""
     base, loaded = ModelPool(settings).checkpoint(find_checkpoint(name, settings.checkpoint_dirs))
-    plans = [plan(loaded.encoder.encode(example), CONDITIONS[condition], k) for example in EXAMPLES]
+    plans = [loaded.plan(example, CONDITIONS[condition], k) for example in EXAMPLES]
     rows = [dataclasses.replace(loaded.row(one), stop_ids=NEVER) for one in plans]
     ids: list[list[int]] = [[] for _ in rows]
     for event in base.engine.stream(rows, Sampling(8)):

@@ -25,10 +25,11 @@ from gistdemo.checkpoint.manifest import (
     describe_files,
     read_manifest,
 )
+from gistdemo.conditions import Condition
 from gistdemo.errors import CheckpointError, first_line
 from gistdemo.model.engine import EngineRow
 from gistdemo.model.gist_model import GistModel
-from gistdemo.prompts import PromptEncoder, PromptPlan
+from gistdemo.prompts import Example, PromptEncoder, PromptPlan, plan
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,22 @@ class LoadedCheckpoint:
     compress_adapter: str | None
     decode_adapter: str | None
 
-    def row(self, plan: PromptPlan) -> EngineRow:
-        """The engine row of a plan.
+    def plan(self, example: Example, condition: Condition, k: int) -> PromptPlan:
+        """What a condition gives to the model for an example.
 
-        Raises: CheckpointError: the plan asks for more gist tokens than the checkpoint has.
+        Raises: CheckpointError: a gist of more tokens than the checkpoint has. PromptError: see `PromptEncoder.encode`.
         """
-        slots = None
-        if plan.compress_ids is not None:
-            if plan.k > len(self.slots):
-                raise CheckpointError(
-                    f"Checkpoint '{self.manifest.name}' has {len(self.slots)} gist tokens but {plan.k} were asked for. "
-                    f"Choose k up to {len(self.slots)}, or train one with more."
-                )
-            slots = self.slots[: plan.k]
-        return EngineRow(plan, self.encoder.stop_ids, slots, self.compress_adapter, self.decode_adapter, self.manifest.anchored)
+        if condition.gist_from and k > len(self.slots):
+            raise CheckpointError(
+                f"Checkpoint '{self.manifest.name}' has {len(self.slots)} gist tokens but {k} were asked for. "
+                f"Choose k up to {len(self.slots)}, or train one with more."
+            )
+        return plan(self.encoder.encode(example), condition, k, self.manifest.anchored)
+
+    def row(self, plan: PromptPlan) -> EngineRow:
+        """The engine row of a plan made by `plan`."""
+        slots = None if plan.compress_ids is None else self.slots[: plan.k]
+        return EngineRow(plan, self.encoder.stop_ids, slots, self.compress_adapter, self.decode_adapter)
 
 
 def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEncoder, digest: str) -> LoadedCheckpoint:

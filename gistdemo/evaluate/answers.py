@@ -24,7 +24,7 @@ from gistdemo.generation import RowReady, Sampling, TokenEvent
 from gistdemo.json_lines import recover
 from gistdemo.metrics import diagnose, rouge
 from gistdemo.model.engine import Engine, EngineRow
-from gistdemo.prompts import Example, plan
+from gistdemo.prompts import Example
 
 log = logging.getLogger(__name__)
 BATCH = 32
@@ -113,7 +113,7 @@ def answer_rows(
     path = folder / ROWS_FILE
     known = {(r["condition"], r["k"], r["row"]): r for r in recover(path)}
     work = [(name, k, n) for name, k in request.settings() for n in range(len(examples)) if (name, k, n) not in known]
-    plans = {(name, k, n): plan(loaded.encoder.encode(examples[n]), CONDITIONS[name], k) for name, k, n in work}
+    plans = {(name, k, n): loaded.plan(examples[n], CONDITIONS[name], k) for name, k, n in work}
     work.sort(key=lambda item: plans[item].prompt_tokens)  # rows of a batch of similar length
     with path.open("a", encoding="utf-8") as file:
         for start in range(0, len(work), BATCH):

@@ -42,7 +42,7 @@ def measure_recovery(
 ) -> dict[str, Any]:
     """NLL per token of the answers with the full prompt, without instruction, with their own and with another row's gist.
 
-    rows: at least 2. slots: (K, E). anchored: see `Compression`. known: an earlier result on the same rows and decoder, whose nll_full and nll_none are
+    rows: at least 2. slots: (K, E). anchored: see `plan`. known: an earlier result on the same rows and decoder, whose nll_full and nll_none are
     taken over. Returns {"rows", "answer_tokens", "nll_full", "nll_none", "by_k": {"4": {"recovery",
     "swapped", "nll_gist", "nll_swapped"}}}; recoveries are None where full and none do not differ.
     """
@@ -59,7 +59,7 @@ def measure_recovery(
 
     def gist_nll(caches: Sequence[GistCache], source: Callable[[int], int], k: int) -> float:
         def logits(at: Sequence[int]):
-            plans = [plan(rows[n].encoded, CONDITIONS["gist"], k) for n in at]
+            plans = [plan(rows[n].encoded, CONDITIONS["gist"], k, anchored) for n in at]
             given = stack([caches[source(n)] for n in at])
             return model.answer_logits(given, [p.prompt_ids for p in plans], [rows[n].answer for n in at], decode_adapter)
 
@@ -84,8 +84,8 @@ def _compressed(model: GistModel, rows: Sequence[Judged], slots: Tensor, k: int,
     """Phase 1 of every row, once: each cache serves its own row and, as the control, another."""
     caches: list[GistCache] = []
     for start in range(0, len(rows), EVALUATION_BATCH):
-        plans = [plan(row.encoded, CONDITIONS["gist"], k) for row in rows[start : start + EVALUATION_BATCH]]
-        together = model.compress([gist_row(p, slots, adapter, anchored) for p in plans])
+        plans = [plan(row.encoded, CONDITIONS["gist"], k, anchored) for row in rows[start : start + EVALUATION_BATCH]]
+        together = model.compress([gist_row(p, slots, adapter) for p in plans])
         caches += [together.row(n) for n in range(together.rows)]
     return caches
 

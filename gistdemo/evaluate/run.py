@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gistdemo.evaluate.answers import EvaluationRequest, answer_rows, evaluation
 from gistdemo.evaluate.judge import judge
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.summary import summarise
-from gistdemo.prompts import Example, plan
+from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -66,19 +67,19 @@ def evaluate(request: EvaluationRequest, folder: Path, settings: Settings, recov
         summary["recovery"] = judge(base, loaded, {"": held}, request.ks, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
     summary["seconds"] = round(time.perf_counter() - began, 1)
     k = request.ks[0]
-    prompts = [_prompt_texts(loaded, example, k, base.tokenizer) for example in examples[: earlier_format.SAMPLES]]
+    shown = [name for name in earlier_format.NAMES if name in request.conditions]
+    prompts = [_prompt_texts(loaded, example, shown, k, base.tokenizer) for example in examples[: earlier_format.SAMPLES]]
     _write(folder / "summary.json", summary)
     _write(folder / "eval_results.json", earlier_format.eval_results(loaded.manifest.name, k, entries, summary["seconds"]))
     _write(folder / "sample_outputs.json", earlier_format.sample_outputs(records, examples, prompts, k))
     return summary
 
 
-def _prompt_texts(loaded: LoadedCheckpoint, example: Example, k: int, tokenizer: Any) -> dict[str, str]:
+def _prompt_texts(loaded: LoadedCheckpoint, example: Example, conditions: Sequence[str], k: int, tokenizer: Any) -> dict[str, str]:
     """What the decoder reads in each condition; gist slots, which have no text, as <GIST>."""
-    encoded = loaded.encoder.encode(example)
     texts = {}
-    for name in earlier_format.NAMES:
-        made = plan(encoded, CONDITIONS[name], k)
+    for name in conditions:
+        made = loaded.plan(example, CONDITIONS[name], k)
         text = tokenizer.decode(list(made.prompt_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         texts[name] = ("" if made.compress_ids is None else "<GIST>" * made.k) + text
     return texts

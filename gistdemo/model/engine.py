@@ -29,21 +29,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineRow:
-    """One answer to generate. slots: (k, E), needed when plan.compress_ids is not None. Adapter names as attached; None = plain weights.
-
-    anchored: slots start from the instruction's own embeddings (see `Compression`).
-    """
+    """One answer to generate. slots: (k, E), needed when plan.compress_ids is not None. Adapter names as attached; None = plain weights."""
 
     plan: PromptPlan
     stop_ids: frozenset[int]
     slots: Tensor | None = None
     compress_adapter: str | None = None
     decode_adapter: str | None = None
-    anchored: bool = False
 
     def compression(self) -> Compression:
         """Phase 1 of this row."""
-        return gist_row(self.plan, self.slots, self.compress_adapter, self.anchored)
+        return gist_row(self.plan, self.slots, self.compress_adapter)
 
 
 class TextStream:

@@ -26,7 +26,7 @@ class Compression:
     """One row of phase 1. ids: prompt before the slots. slots: (K, E) vectors, K >= 1. adapter: acts on this row.
 
     anchored: 0: slots are appended to the prompt, at the positions after it. N > 0: the last N ids (the instruction) are cut
-    into K equal stretches; slot i starts from its vector + the mean embedding of stretch i and sits at the position of that
+    into K equal stretches, K <= N; slot i starts from its vector + the mean embedding of stretch i and sits at the position of that
     stretch's last token, so that what follows stands exactly where it stands in the full prompt.
     """
 
@@ -41,9 +41,9 @@ class Compression:
         return len(self.ids) if self.anchored else len(self.ids) + len(self.slots)
 
     def stretches(self) -> list[tuple[int, int]]:
-        """Where the stretch of each slot starts and ends, counted in the anchored ids. With more slots than ids, ids serve twice."""
+        """Where the stretch of each slot starts and ends, counted in the anchored ids."""
         n, k = self.anchored, len(self.slots)
-        return [(i * n // k, max((i + 1) * n // k, i * n // k + 1)) for i in range(k)]
+        return [(i * n // k, (i + 1) * n // k) for i in range(k)]
 
     def positions(self) -> list[int]:
         """Position of every id and every slot."""
@@ -52,9 +52,9 @@ class Compression:
         return [*range(len(self.ids)), *places]
 
 
-def gist_row(plan: PromptPlan, slots: Tensor, adapter: str | None, anchored: bool) -> Compression:
+def gist_row(plan: PromptPlan, slots: Tensor, adapter: str | None) -> Compression:
     """Phase 1 of a plan that has one. slots: (K, E), K >= plan.k; the first plan.k are used."""
-    return Compression(plan.compress_ids or (), slots[: plan.k], adapter, plan.compressed_tokens if anchored else 0)
+    return Compression(plan.compress_ids or (), slots[: plan.k], adapter, plan.anchored_tokens)
 
 
 WIDTHS = 8  # batches are padded to multiples: kernels are prepared per shape, and few shapes keep memory in few sizes

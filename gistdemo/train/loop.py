@@ -23,7 +23,6 @@ from gistdemo.train.memory import peak_memory, return_freed_memory
 log = logging.getLogger(__name__)
 LEAK_LOSS = 0.3  # nats; a frozen model starts near 3 on references: less than this so early means that answers see themselves
 LEAK_STEPS = 20
-TIDY_EVERY = 10  # steps between returns of freed memory
 WINDOW = 20  # steps whose mean loss is watched
 DIVERGED = 3.0  # times the mean loss of the first WINDOW steps
 STATE, BEST = "state.pt", "best.pt"
@@ -62,8 +61,7 @@ class Loop:
                 self._evaluate(step + 1)
             if done or (step + 1) % self.config.save_every == 0:
                 self._save(step + 1)
-            if (step + 1) % TIDY_EVERY == 0:
-                return_freed_memory()
+            return_freed_memory()
             if not done and self._should_stop():
                 self._save(step + 1)
                 raise TrainingStopped(f"Stopped after step {step + 1} of {self.config.steps}, state saved. Resume goes on from there.")

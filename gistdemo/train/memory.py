@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import platform
 import resource
+from pathlib import Path
 from typing import Any
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+HELD_GIB = 3.0  # a step of `standard` needs about 2 more
 
 
 def _glibc() -> Any:
@@ -27,9 +29,16 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give what is free back to the kernel. Batches of many lengths leave holes between blocks that would add up to gigabytes."""
-    if libc := _glibc():
+    """Give what is free back to the kernel once much is held: batches of many lengths leave holes that would add up to gigabytes."""
+    libc = _glibc()
+    if libc and resident_memory() > HELD_GIB:
         libc.malloc_trim(0)
+
+
+def resident_memory() -> float:
+    """Resident memory of this process in GiB. Linux only."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**30
 
 
 def peak_memory() -> float:

@@ -209,8 +209,8 @@ class GistLearning:
         return soft + config.cross_entropy_weight * hard, numbers
 
     def _gist_logits(self, rows: Sequence[Judged], k: int) -> tuple[Tensor, Tensor]:
-        plans = [plan(row.encoded, CONDITIONS["gist"], k) for row in rows]
-        cache = self.ground.model.compress([gist_row(p, self.slots, self.compress_adapter, self.config.anchored) for p in plans])
+        plans = [plan(row.encoded, CONDITIONS["gist"], k, self.config.anchored) for row in rows]
+        cache = self.ground.model.compress([gist_row(p, self.slots, self.compress_adapter) for p in plans])
         return self.ground.model.answer_logits(cache, [p.prompt_ids for p in plans], [r.answer for r in rows], self.decode_adapter)
 
     def _full_logits(self, rows: Sequence[Judged]) -> tuple[Tensor, Tensor]:
@@ -237,9 +237,9 @@ class GistLearning:
         slots, rows = self.slots.detach()[: config.watched_k], []
         for example in examples:
             for name in ("full", "gist"):
-                made = plan(encoder.encode(example), CONDITIONS[name], config.watched_k)
+                made = plan(encoder.encode(example), CONDITIONS[name], config.watched_k, config.anchored)
                 given = slots if name == "gist" else None
-                rows.append(EngineRow(made, encoder.stop_ids, given, self.compress_adapter, self.decode_adapter, config.anchored))
+                rows.append(EngineRow(made, encoder.stop_ids, given, self.compress_adapter, self.decode_adapter))
         return _samples(self.ground.engine, rows, [e for e in examples for _ in range(2)], config.sample_tokens)
 
     def score(self, evaluation: dict[str, Any]) -> float | None:
