@@ -24,10 +24,9 @@ VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
 
 
 @pytest.fixture
-def tab(settings, monkeypatch) -> TrainTab:
-    """A tab whose queue starts nothing."""
-    monkeypatch.setattr(Jobs, "tick", lambda self: None)
-    return TrainTab(settings, local=True)
+def tab(settings) -> TrainTab:
+    """A tab whose queue starts nothing, not even after the test."""
+    return TrainTab(settings, local=True, jobs=Jobs(settings.runs_dir, at_once=0))
 
 
 def form(preset: str = "quick", name: str = "mine", data: str = OWN_EXAMPLES, more: str = "{}", **changes):

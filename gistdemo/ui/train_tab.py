@@ -59,9 +59,9 @@ class Watch:
 class TrainTab:
     """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
 
-    def __init__(self, settings: Settings, local: bool):
+    def __init__(self, settings: Settings, local: bool, jobs: Jobs | None = None):
         self.settings, self.local = settings, local
-        self.jobs = Jobs(settings.runs_dir)
+        self.jobs = jobs or Jobs(settings.runs_dir)
         self.watch = Watch(self.jobs)
 
     # --- widgets ------------------------------------------------------------------------------------------------------
