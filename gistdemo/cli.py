@@ -172,11 +172,7 @@ def _train(args, settings: Settings) -> int:
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
     config = with_preset(args.preset or "", given)
     if args.queue:
-        jobs = Jobs(settings.runs_dir)
-        job = jobs.submit("train", dataclasses.asdict(config), config.name)
-        jobs.tick()
-        print(f"{job.id}\nWatch it with: python -m gistdemo jobs show {job.id}")
-        return 0
+        return _queue(settings, "train", dataclasses.asdict(config), config.name)
     try:
         args.run.mkdir(parents=True, exist_ok=True)
         log_file = logging.FileHandler(args.run / "log.txt", encoding="utf-8")
@@ -186,6 +182,14 @@ def _train(args, settings: Settings) -> int:
     from gistdemo.train.run import train
 
     print(train(config, args.run, settings, args.out))
+    return 0
+
+
+def _queue(settings: Settings, kind: str, values: dict[str, Any], title: str) -> int:
+    jobs = Jobs(settings.runs_dir)
+    job = jobs.submit(kind, values, title)
+    jobs.tick()
+    print(f"{job.id}\nWatch it with: python -m gistdemo jobs show {job.id}")
     return 0
 
 
@@ -200,9 +204,12 @@ def _log_to_stderr(*more: logging.Handler) -> None:
 
 def _add_eval(commands) -> None:
     p = commands.add_parser("eval", help="answer many rows under several conditions; score, flag and sum up")
-    p.add_argument("--checkpoint", required=True, metavar="NAME", help="name or folder")
+    p.add_argument("--checkpoint", action="append", metavar="NAME", help="name or folder; repeat for several (default: all usable ones)")
     p.add_argument("--data", required=True, help="Alpaca file or hub dataset id; several joined by +")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; an interrupted evaluation goes on there")
+    where = p.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; an interrupted evaluation goes on there")
+    where.add_argument("--queue", action="store_true", help="run as a background job; the Evaluate tab shows it")
+    p.add_argument("--title", default="", help="name of the evaluation (default: from checkpoints and data)")
     p.add_argument("--rows", type=int, default=200, help="rows drawn with --seed; 0: all (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument(
@@ -219,16 +226,15 @@ def _add_eval(commands) -> None:
 
 
 def _eval(args, settings: Settings) -> int:
-    from gistdemo.evaluate.answers import EvaluationRequest
-    from gistdemo.evaluate.run import evaluate
-    from gistdemo.evaluate.summary import as_table
+    from gistdemo.evaluate.request import EvaluationRequest
 
     try:
         ks = tuple(int(part) for part in args.k.split(","))
     except ValueError as error:
         raise UsageError(f"--k is '{args.k}'; whole numbers separated by commas are needed, such as 1,4.") from error
+    usable = [e.name for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
     request = EvaluationRequest(
-        args.checkpoint,
+        tuple(args.checkpoint or usable),
         args.data,
         args.rows,
         args.seed,
@@ -239,14 +245,26 @@ def _eval(args, settings: Settings) -> int:
         args.least_tokens,
         args.most_tokens,
         args.allow_trained,
+        args.recovery,
     )
-    summary = evaluate(request, args.out, settings, args.recovery)
-    seen = f", {summary['rows_trained_on']} of them TRAINED ON" if summary["rows_trained_on"] else ""
-    print(f"{args.checkpoint}: {summary['rows']} rows of {args.data}{seen}\n\n{as_table(summary['answers']) if request.conditions else ''}")
-    for target, figures in summary.get("recovery", {}).items():
-        parts = [f"k={k} {_number(row['recovery'])} (swapped {_number(row['swapped'])})" for k, row in figures["by_k"].items()]
-        print(f"\nrecovery, {target}, {figures['rows']} rows{seen}: {', '.join(parts)}")
+    if args.queue:
+        return _queue(settings, "evaluate", dataclasses.asdict(request), args.title or f"{', '.join(request.checkpoints)}")
+    from gistdemo.evaluate.run import evaluate
+
+    _print_results(evaluate(request, args.out, settings, args.title), bool(request.conditions))
     return 0
+
+
+def _print_results(results: dict[str, Any], answered: bool) -> None:
+    from gistdemo.evaluate.summary import as_table
+
+    seen = f", {results['rows_trained_on']} of them TRAINED ON" if results["rows_trained_on"] else ""
+    names = ", ".join(results["request"]["checkpoints"])
+    print(f"{names}: {results['rows']} rows of {results['request']['data']}{seen}\n\n{as_table(results['answers']) if answered else ''}")
+    for name, targets in results["recovery"].items():
+        for target, figures in targets.items():
+            parts = [f"k={k} {_number(row['recovery'])} (swapped {_number(row['swapped'])})" for k, row in figures["by_k"].items()]
+            print(f"\nrecovery of {name}, {target}, {figures['rows']} rows{seen}: {', '.join(parts)}")
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,7 @@
     ├── CheckpointError   a gist checkpoint is broken, or made for another backbone
     ├── DataError         a data file or dataset cannot be read
     ├── TrainingError     a run cannot start, go on or be resumed
-    ├── TrainingStopped   not a fault: somebody asked a run to stop, and it has saved its state
+    ├── WorkStopped   not a fault: somebody asked a run to stop, and it has saved its state
     └── JobError          a background job cannot be found or changed as asked
 
 Borders (CLI, page) catch GistDemoError and show its text in one line; anything else is a bug and goes to the log.
@@ -43,7 +43,7 @@ class TrainingError(GistDemoError):
     """A training run cannot start, go on or be resumed."""
 
 
-class TrainingStopped(GistDemoError):
+class WorkStopped(GistDemoError):
     """A run was asked to stop and has saved its state."""
 
 

@@ -9,6 +9,20 @@ from pathlib import Path
 from typing import Any
 
 
+def read(path: Path) -> list[Any]:
+    """The values of a file that nobody is writing, in order; lines that cannot be read are passed over. [] where there is none."""
+    if not path.exists():
+        return []
+    return [value for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if (value := _value(line)) is not None]
+
+
+def _value(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 def recover(path: Path, keep: Callable[[Any], bool] = lambda value: True) -> list[Any]:
     """Return the values of a file, in order; cut what cannot be read, and what is not to be kept, out of the file itself.
 
@@ -20,11 +34,8 @@ def recover(path: Path, keep: Callable[[Any], bool] = lambda value: True) -> lis
     text = path.read_text(encoding="utf-8", errors="replace")  # a kill may fall within a character
     values, lines = [], []
     for line in text.split("\n"):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if keep(value):
+        value = _value(line)
+        if value is not None and keep(value):
             values.append(value)
             lines.append(line + "\n")
     mended = "".join(lines)

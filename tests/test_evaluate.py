@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
+import shutil
 
+import pandas
 import pytest
 from lab import EXAMPLES
 from lessons import ROWS as LEARNT
@@ -12,11 +16,13 @@ from toy import save_toy
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_checkpoint
-from gistdemo.cli import main
-from gistdemo.errors import DataError, UsageError
+from gistdemo.cli import build_parser, main
+from gistdemo.errors import DataError, UsageError, WorkStopped
 from gistdemo.evaluate import answers as answers_module
-from gistdemo.evaluate.answers import EvaluationRequest, answer_rows, evaluation_rows
+from gistdemo.evaluate.answers import Subject, answer, batches
 from gistdemo.evaluate.earlier_format import eval_results, sample_outputs, training_metrics
+from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows
+from gistdemo.evaluate.results import export, find_evaluations, read_results
 from gistdemo.evaluate.run import evaluate
 from gistdemo.evaluate.summary import as_table, summarise
 from gistdemo.metrics import rouge
@@ -33,11 +39,23 @@ def made(tmp_path, settings):
     config = lesson(tmp_path / "a", "compressor", backbone=str(save_toy(tmp_path / "toy")), name="made", steps=2)
     train(config, tmp_path / "run", settings, out)
     data = write_rows(tmp_path / "rows.jsonl", ROWS)
-    return EvaluationRequest("made", data, 0, ks=(1, 4), max_new_tokens=6)
+    return EvaluationRequest(("made",), data, 0, ks=(1, 4), max_new_tokens=6)
 
 
-def loaded(settings):
-    return ModelPool(settings).checkpoint(find_checkpoint("made", settings.checkpoint_dirs))
+def subject(settings) -> Subject:
+    return Subject("made", *ModelPool(settings).checkpoint(find_checkpoint("made", settings.checkpoint_dirs)))
+
+
+def drawn(request, subject, **changes):
+    request = dataclasses.replace(request, **changes)
+    return evaluation_rows(request, [subject.loaded.encoder])[0]
+
+
+def answers(request, settings, folder):
+    one = subject(settings)
+    rows = drawn(request, one)
+    folder.mkdir(exist_ok=True)
+    return answer(batches(request, rows, [one]), rows, request.max_new_tokens, folder)
 
 
 def test_every_row_has_every_condition_once_and_only_budgets_that_matter(made, settings, tmp_path):
@@ -47,51 +65,119 @@ def test_every_row_has_every_condition_once_and_only_budgets_that_matter(made, s
     settings_asked = [("full", 0), ("gist", 1), ("gist", 4), ("truncated", 1), ("truncated", 4), ("none", 0)]
     assert made.settings() == settings_asked and len(records) == len(keys) == 6 * len(ROWS)
     assert [(e["condition"], e["k"], e["n"]) for e in summary["answers"]] == [(*one, len(ROWS)) for one in settings_asked]
-    assert set(summary["recovery"]) == {"references", "own_answers"}
-    assert (summary["request"]["checkpoint"], summary["request"]["data"]) == ("made", "rows.jsonl"), "no folder of this machine"
-    assert all(row["swapped"] is not None for target in summary["recovery"].values() for row in target["by_k"].values())
+    assert set(summary["recovery"]["made"]) == {"references", "own_answers"}
+    assert (summary["request"]["checkpoints"], summary["request"]["data"]) == (("made",), "rows.jsonl"), "no folder of this machine"
+    assert all(row["swapped"] is not None for target in summary["recovery"]["made"].values() for row in target["by_k"].values())
 
 
 def test_an_answer_does_not_depend_on_its_batch(made, settings, tmp_path, monkeypatch):
-    base, checkpoint = loaded(settings)
-    rows, _ = evaluation_rows(made, checkpoint)
-    together = answer_rows(made, rows, base, checkpoint, tmp_path / "a")
+    together = answers(made, settings, tmp_path / "a")
     monkeypatch.setattr(answers_module, "BATCH", 1)
-    assert [r["text"] for r in answer_rows(made, rows, base, checkpoint, tmp_path / "b")] == [r["text"] for r in together]
+    assert [r["text"] for r in answers(made, settings, tmp_path / "b")] == [r["text"] for r in together]
 
 
-def test_an_interrupted_evaluation_goes_on_and_ends_the_same(made, settings, tmp_path, monkeypatch):
-    base, checkpoint = loaded(settings)
-    rows, _ = evaluation_rows(made, checkpoint)
-    whole = answer_rows(made, rows, base, checkpoint, tmp_path / "whole")
-    monkeypatch.setattr(answers_module, "BATCH", 8)
-    lines = (tmp_path / "whole" / "rows.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "rows.jsonl").write_text("".join(lines[:11]) + lines[11][:20])
-    asked = []
-    monkeypatch.setattr(base.engine, "stream", lambda rows, *rest, real=base.engine.stream: asked.append(len(rows)) or real(rows, *rest))
-    assert answer_rows(made, rows, base, checkpoint, tmp_path / "cut") == whole
-    assert sum(asked) == len(lines) - 11, "what was on file is not generated again"
-    assert answer_rows(made, rows, base, checkpoint, tmp_path / "cut") == whole and sum(asked) == len(lines) - 11
+def test_equal_prompts_are_answered_once_and_recorded_for_each(made, settings):
+    """Without input, `none` has the same prompt in every row; a truncation that cuts nothing is the full prompt."""
+    one = subject(settings)
+    rows = drawn(made, one)
+    words = [one.loaded.encoder.encode(example).count("instruction") for example in rows]
+    request = dataclasses.replace(made, conditions=("full", "truncated", "none"), ks=(1, max(words)))
+    work = batches(request, rows, [one])
+    prompts = [items for batch in work for items in batch.prompts]
+    assert sum(len(items) for items in prompts) == 4 * len(rows)
+    together = [{(item.condition, item.k) for item in items} for items in prompts]
+    assert sum({("full", 0), ("truncated", max(words))} <= group for group in together) == len(rows)
+    no_input = [items for items in prompts if len({item.row for item in items if item.condition == "none"}) > 1]
+    assert len(no_input) == 1
+
+
+def test_a_killed_evaluation_goes_on_and_leaves_the_same_bytes(made, settings, tmp_path, monkeypatch):
+    """Cut anywhere: within a line, within a batch, between the two files."""
+    monkeypatch.setattr(answers_module, "BATCH", 5)
+    whole = answers(made, settings, tmp_path / "whole")
+    lines = (tmp_path / "whole" / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    for cut in (0, 3, 11, len(lines) - 1):
+        folder = tmp_path / f"cut {cut}"
+        folder.mkdir()
+        (folder / "rows.jsonl").write_bytes(b"".join(lines[:cut]) + lines[cut][:20])
+        times = (tmp_path / "whole" / "timings.jsonl").read_bytes().splitlines(keepends=True)
+        (folder / "timings.jsonl").write_bytes(b"".join(times[: cut + 2]))
+        found = answers(made, settings, folder)
+        assert (folder / "rows.jsonl").read_bytes() == b"".join(lines)
+        assert [r["text"] for r in found] == [r["text"] for r in whole]
+        assert len((folder / "timings.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_what_is_on_file_is_not_generated_again(made, settings, tmp_path, monkeypatch):
+    whole = answers(made, settings, tmp_path / "a")
+    monkeypatch.setattr(answers_module, "generate", lambda *_: pytest.fail("generated again"))
+    assert answers(made, settings, tmp_path / "a") == whole
+
+
+def test_stopping_keeps_what_was_answered(made, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(answers_module, "BATCH", 4)
+    told = []
+    with pytest.raises(WorkStopped, match="Stopped after 2 of"):
+        evaluate(made, tmp_path / "out", settings, report=lambda *now: told.append(now), should_stop=lambda: len(told) == 2)
+    assert [done for done, _ in told] == [4, 8] and not (tmp_path / "out" / "eval_results.json").exists()
+    results = evaluate(made, tmp_path / "out", settings, report=lambda *now: told.append(now))
+    assert results["rows"] == len(ROWS) and told[-1][0] == told[-1][1] and [d for d, _ in told] == sorted(d for d, _ in told)
 
 
 def test_a_folder_answers_one_request(made, settings, tmp_path):
-    base, checkpoint = loaded(settings)
-    rows, _ = evaluation_rows(made, checkpoint)
-    answer_rows(made, rows, base, checkpoint, tmp_path / "a")
+    evaluate(made, tmp_path / "a", settings)
     with pytest.raises(UsageError, match="holds the answers of another request"):
-        answer_rows(made, rows[:3], base, checkpoint, tmp_path / "a")
+        evaluate(dataclasses.replace(made, rows=3), tmp_path / "a", settings)
+
+
+def test_several_checkpoints_stand_side_by_side_in_one_evaluation(made, settings, tmp_path):
+    shutil.copytree(settings.data_dir / "checkpoints" / "made", settings.data_dir / "checkpoints" / "other")
+    manifest = settings.data_dir / "checkpoints" / "other" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "made"', '"name": "other"'))
+    request = dataclasses.replace(made, checkpoints=("made", "other"), ks=(4,))
+    results = evaluate(request, tmp_path / "out", settings)
+    by_name = {name: [e for e in results["answers"] if e["checkpoint"] == name] for name in ("made", "other")}
+    assert len(by_name["made"]) == len(by_name["other"]) == 4 and set(results["recovery"]) == {"made", "other"}
+    scores = [[e["rougeL"] for e in entries] for entries in by_name.values()]
+    assert scores[0] == scores[1], "equal weights give equal figures"
+
+
+def test_results_are_found_read_and_exported(made, settings, tmp_path):
+    evaluate(made, tmp_path / "all" / "one", settings, "My evaluation")
+    (tmp_path / "all" / "broken").mkdir()
+    (tmp_path / "all" / "broken" / "eval_results.json").write_text("{}")
+    (found,) = find_evaluations([tmp_path / "all", tmp_path / "missing"])
+    assert found.title == "My evaluation" and len(found.rows()) == 6 * len(ROWS) and len(found.examples()) == len(ROWS)
+    table, parquet = export(found, tmp_path)
+    frame = pandas.read_parquet(parquet)
+    assert len(pandas.read_csv(table)) == len(frame) == 6 * len(ROWS)
+    assert {"checkpoint", "condition", "k", "instruction", "answer", "reference", "rougeL", "verdict"} <= set(frame.columns)
+    with pytest.raises(DataError, match="holds no results of an evaluation"):
+        read_results(tmp_path / "all" / "broken")
+    (found.folder / "rows.jsonl").unlink()
+    with pytest.raises(DataError, match="only its figures"):
+        export(found, tmp_path)
+
+
+def test_the_command_of_a_request_asks_for_the_same(made):
+    request = dataclasses.replace(made, checkpoints=("a", "b c"), seed=3, joined=True, recovery=False, conditions=("gist",))
+    args = build_parser().parse_args(shlex.split(request.command())[3:])
+    assert (args.checkpoint, args.data, args.rows, args.seed) == (["a", "b c"], made.data, 0, 3)
+    assert (args.conditions, args.k, args.max_new_tokens, args.joined, args.recovery) == ("gist", "1,4", 6, True, False)
+    assert EvaluationRequest.from_dict(json.loads(json.dumps(dataclasses.asdict(request)))) == request
+    with pytest.raises(UsageError, match="unknown colour"):
+        EvaluationRequest.from_dict({"checkpoints": ["a"], "data": "x", "colour": 1})
 
 
 def test_rows_are_drawn_with_a_seed_in_the_order_of_the_source(made, settings):
-    _, checkpoint = loaded(settings)
-    draw = lambda **changes: evaluation_rows(EvaluationRequest("made", made.data, **changes), checkpoint)[0]  # noqa: E731
+    one = subject(settings)
+    draw = lambda **changes: drawn(made, one, **changes)  # noqa: E731
     everything = draw(rows=0)
     three = draw(rows=3, seed=1)
     assert len(everything) == len(ROWS) and len(three) == 3 and three == draw(rows=3, seed=1) != draw(rows=3, seed=2)
     assert [everything.index(e) for e in three] == sorted(everything.index(e) for e in three)
     longer = draw(rows=0, least_tokens=30)
-    assert longer and all(checkpoint.encoder.encode(e).count("instruction") >= 30 for e in longer)
+    assert longer and all(one.loaded.encoder.encode(e).count("instruction") >= 30 for e in longer)
     with pytest.raises(DataError, match="no row of 5000 to"):
         draw(least_tokens=5000)
 
@@ -99,7 +185,7 @@ def test_rows_are_drawn_with_a_seed_in_the_order_of_the_source(made, settings):
 @pytest.mark.parametrize("changes", [{"conditions": ("full", "gits")}, {"ks": ()}, {"ks": (0,)}, {"rows": -1}, {"max_new_tokens": 0}])
 def test_a_request_that_cannot_be_met_is_refused(changes):
     with pytest.raises(UsageError, match=r"^Evaluation: "):
-        EvaluationRequest("made", "rows.jsonl", **changes)
+        EvaluationRequest(**{"checkpoints": ("made",), "data": "rows.jsonl"} | changes)
 
 
 # --- sums ----------------------------------------------------------------------------------------------------------------
@@ -112,7 +198,12 @@ def record(condition: str, row: int, text: str, **more):
     k = 4 if condition == "gist" else 0
     numbers = {"tokens": 3, "prompt_tokens": 10, "instruction_tokens": 5, "kept_tokens": 4}
     scores = rouge(text, SUMMED[row].output)
-    return {"condition": condition, "k": k, "row": row, "text": text, "verdict": "healthy", "flags": []} | numbers | scores | more
+    return (
+        {"checkpoint": "x", "condition": condition, "k": k, "row": row, "text": text, "verdict": "healthy", "flags": []}
+        | numbers
+        | scores
+        | more
+    )
 
 
 def test_sums_are_plain_averages():
@@ -140,9 +231,9 @@ def test_without_references_scores_are_left_open():
 
 
 def test_the_files_carry_the_names_and_scales_of_the_earlier_experiment(made, settings, tmp_path):
-    evaluate(made, tmp_path / "out", settings, recovery=False)
+    evaluate(dataclasses.replace(made, recovery=False), tmp_path / "out", settings)
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
-    assert set(results) == {
+    assert set(results) >= {
         "checkpoint",
         "num_samples",
         "num_gist_tokens",
@@ -198,22 +289,25 @@ def test_the_command_prints_the_table_and_the_recovery(made, settings, tmp_path,
     arguments = ["--checkpoint", "made", "--data", made.data, "--out", str(tmp_path / "out"), "--k", "1,4", "--max-new-tokens", "4"]
     assert main(["eval", *arguments]) == 0
     printed = capsys.readouterr().out
-    assert f"made: {len(ROWS)} rows" in printed and "| truncated | 4 |" in printed and "recovery, own_answers, 8 rows: k=1" in printed
+    assert (
+        f"made: {len(ROWS)} rows" in printed and "| truncated | 4 |" in printed and "recovery of made, own_answers, 8 rows: k=1" in printed
+    )
     assert main(["eval", *arguments[:-4], "--k", "one"]) == 2
     assert "--k is 'one'" in capsys.readouterr().err
 
 
 def test_more_gist_tokens_than_there_are_is_refused_before_anything_is_generated(made, settings, tmp_path):
     with pytest.raises(UsageError, match=r"'made' has 4 gist tokens but k = 9 was asked for\. Ask for fewer"):
-        evaluate(EvaluationRequest("made", made.data, ks=(9,)), tmp_path / "out", settings)
+        evaluate(EvaluationRequest(("made",), made.data, ks=(9,)), tmp_path / "out", settings)
     assert not (tmp_path / "out").exists()
-    summary = evaluate(EvaluationRequest("made", made.data, conditions=("none",), ks=(9,)), tmp_path / "out", settings, recovery=False)
-    assert [e["condition"] for e in summary["answers"]] == ["none"] and "recovery" not in summary
+    request = EvaluationRequest(("made",), made.data, conditions=("none",), ks=(9,), recovery=False)
+    summary = evaluate(request, tmp_path / "out", settings)
+    assert [e["condition"] for e in summary["answers"]] == ["none"] and summary["recovery"] == {}
 
 
 def test_recovery_alone_needs_no_answers(made, settings, tmp_path):
-    summary = evaluate(EvaluationRequest("made", made.data, conditions=(), ks=(4,)), tmp_path / "out", settings)
-    assert summary["answers"] == [] and set(summary["recovery"]["references"]["by_k"]) == {"4"}
+    summary = evaluate(EvaluationRequest(("made",), made.data, conditions=(), ks=(4,)), tmp_path / "out", settings)
+    assert summary["answers"] == [] and set(summary["recovery"]["made"]["references"]["by_k"]) == {"4"}
 
 
 def test_rows_that_were_trained_on_are_refused_unless_told_and_then_named(made, settings, tmp_path, monkeypatch, capsys):
@@ -221,7 +315,7 @@ def test_rows_that_were_trained_on_are_refused_unless_told_and_then_named(made, 
     trained = [(f"  {instruction.upper()} ", output) for instruction, output in LEARNT[:3]]
     data = write_rows(tmp_path / "mixed.jsonl", [*ROWS, *trained])
     with pytest.raises(DataError, match=r"'made' was trained on the instructions of 3 of 11 rows"):
-        evaluate(EvaluationRequest("made", data, 0, max_new_tokens=2), tmp_path / "out", settings)
+        evaluate(EvaluationRequest(("made",), data, 0, max_new_tokens=2), tmp_path / "out", settings)
     monkeypatch.setattr("gistdemo.cli.Settings.from_env", lambda: settings)
     arguments = [
         "--data",
@@ -238,4 +332,4 @@ def test_rows_that_were_trained_on_are_refused_unless_told_and_then_named(made, 
     ]
     assert main(["eval", "--checkpoint", "made", *arguments, "--allow-trained"]) == 0
     assert "made: 11 rows of" in (printed := capsys.readouterr().out) and ", 3 of them TRAINED ON" in printed
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["rows_trained_on"] == 3
+    assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["rows_trained_on"] == 3

@@ -1,164 +1,189 @@
-"""Greedy answers of many rows in several conditions, scored and flagged one by one, kept in a file that a kill cannot spoil.
+"""Greedy answers of many rows in several conditions, scored and flagged one by one, kept in files that a kill cannot spoil.
 
-DIR/request.json   what was asked (a directory answers one request)      DIR/rows.jsonl   one JSON object per answer
+DIR/rows.jsonl      one JSON object per answer, in the order of generation
+DIR/timings.jsonl   line by line what it took; apart from these files, the same request gives the same bytes
+
+Equal prompts (a truncation that cuts nothing, no instruction and no input, more gist tokens than words) are answered once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gistdemo.checkpoint.pool import LoadedBackbone
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.alpaca import instruction_mark, read_rows, rows_digest
-from gistdemo.errors import DataError, PromptError, UsageError
+from gistdemo.errors import WorkStopped
+from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.generation import RowReady, Sampling, TokenEvent
 from gistdemo.json_lines import recover
 from gistdemo.metrics import diagnose, rouge
 from gistdemo.model.engine import Engine, EngineRow
-from gistdemo.prompts import Example
+from gistdemo.prompts import Example, PromptPlan
 
 log = logging.getLogger(__name__)
 BATCH = 32
-ROWS_FILE, REQUEST_FILE = "rows.jsonl", "request.json"
+ROWS_FILE, TIMINGS_FILE = "rows.jsonl", "timings.jsonl"
+TIMINGS = ("first_token_seconds", "tokens_per_second")
 
 
 @dataclass(frozen=True)
-class EvaluationRequest:
-    """What to measure. checkpoint: its name. data: an Alpaca source. rows: how many, drawn with `seed`; 0: all.
+class Subject:
+    """A checkpoint that is measured, under the name its answers carry."""
 
-    conditions: to answer in; none where recovery alone is wanted.
-
-    allow_trained: measure rows whose instruction the checkpoint was trained on as well, and say so.
-    joined: compress instruction and input as one text. least_tokens, most_tokens: keep rows whose compressed text is that long.
-    """
-
-    checkpoint: str
-    data: str
-    rows: int = 200
-    seed: int = 0
-    conditions: tuple[str, ...] = ("full", "gist", "truncated", "none")
-    ks: tuple[int, ...] = (4,)
-    max_new_tokens: int = 64
-    joined: bool = False
-    least_tokens: int = 0
-    most_tokens: int = 100_000
-    allow_trained: bool = False
-
-    def __post_init__(self) -> None:
-        problems = []
-        if unknown := [name for name in self.conditions if name not in CONDITIONS]:
-            problems.append(f"condition '{unknown[0]}' is not known, allowed are {', '.join(CONDITIONS)}")
-        if not self.ks or min(self.ks) < 1:
-            problems.append(f"ks is {self.ks}; at least one k, from 1 on, is needed")
-        if self.rows < 0 or self.max_new_tokens < 1:
-            problems.append(f"rows is {self.rows} and max_new_tokens {self.max_new_tokens}; allowed are 0 or more, and 1 or more")
-        if problems:
-            raise UsageError("Evaluation: " + "; ".join(problems) + ".")
-
-    def settings(self) -> list[tuple[str, int]]:
-        """Every (condition, k) to generate; k is 0 where the condition does not depend on it."""
-        return [(name, k) for name in self.conditions for k in (self.ks if CONDITIONS[name].depends_on_k else (0,))]
+    name: str
+    base: LoadedBackbone
+    loaded: LoadedCheckpoint
 
 
-def evaluation_rows(request: EvaluationRequest, loaded: LoadedCheckpoint, marks: frozenset[str] = frozenset()) -> tuple[list[Example], int]:
-    """The rows of a request, in the order of the source, and how many of them the checkpoint was trained on.
+@dataclass(frozen=True)
+class _Item:
+    """One answer to have: condition, budget and number of the row, with its prompt."""
 
-    marks: of the instructions it was trained on. Raises: DataError: the source cannot be read, no row is left, or rows were
-    trained on and that is not allowed.
-    """
-    encoder, kept = loaded.encoder, []
-    for part in request.data.split("+"):
-        for original in read_rows(part, need_output=False).examples:
-            example = encoder.joined(original) if request.joined else original
-            try:
-                tokens = encoder.encode(example).count("instruction")
-            except PromptError as error:
-                log.info("row left out: %s", error)
-                continue
-            if request.least_tokens <= tokens <= request.most_tokens:
-                kept.append((example, instruction_mark(original) in marks))
-    if not kept:
-        raise DataError(f"'{request.data}' has no row of {request.least_tokens} to {request.most_tokens} tokens to compress.")
-    if request.rows and request.rows < len(kept):
-        kept = [kept[n] for n in sorted(random.Random(request.seed).sample(range(len(kept)), request.rows))]
-    trained_on = sum(seen for _, seen in kept)
-    if trained_on and not request.allow_trained:
-        raise DataError(
-            f"Checkpoint '{request.checkpoint}' was trained on the instructions of {trained_on} of {len(kept)} rows of '{request.data}'. "
-            "Give rows it has not seen, or allow training rows; every figure then says so."
-        )
-    return [example for example, _ in kept], trained_on
+    condition: str
+    k: int
+    row: int
+    plan: PromptPlan
 
 
-def answer_rows(
-    request: EvaluationRequest, examples: Sequence[Example], base: LoadedBackbone, loaded: LoadedCheckpoint, folder: Path
+@dataclass(frozen=True)
+class Batch:
+    """Prompts that are answered together, each with the answers it stands for."""
+
+    subject: Subject
+    prompts: tuple[tuple[_Item, ...], ...]
+
+    def keys(self) -> list[tuple[str, str, int, int]]:
+        """What the records of this batch carry, in order."""
+        return [(self.subject.name, item.condition, item.k, item.row) for items in self.prompts for item in items]
+
+
+def batches(request: EvaluationRequest, examples: Sequence[Example], subjects: Sequence[Subject]) -> list[Batch]:
+    """All work of a request, in an order that depends on nothing else: checkpoint by checkpoint, short prompts first."""
+    made = []
+    for subject in subjects:
+        groups: dict[Any, list[_Item]] = {}
+        for condition, k in request.settings():
+            for row, example in enumerate(examples):
+                plan = subject.loaded.plan(example, CONDITIONS[condition], k)
+                slots = 0 if plan.compress_ids is None else plan.k
+                key = (plan.compress_ids, plan.prompt_ids, slots, plan.anchored_tokens)
+                groups.setdefault(key, []).append(_Item(condition, k, row, plan))
+        prompts = sorted((tuple(items) for items in groups.values()), key=lambda items: items[0].plan.prompt_tokens)
+        made += [Batch(subject, tuple(prompts[n : n + BATCH])) for n in range(0, len(prompts), BATCH)]
+    return made
+
+
+def answer(
+    work: Sequence[Batch],
+    examples: Sequence[Example],
+    limit: int,
+    folder: Path,
+    on_batch: Callable[[int], None] = lambda done: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
-    """Generate what `folder` does not hold yet; return all records, ordered by condition, k and row.
+    """Generate what `folder` does not hold yet; return the records of all batches, in order, with their timings.
 
-    A record: row, condition, k, text, tokens, finish_reason, prompt_tokens, instruction_tokens, kept_tokens, rouge1, rouge2,
-    rougeL (None without reference), verdict, flags (codes).
-    Raises: UsageError: the folder holds another request. RuntimeError: a row could not be generated.
+    A record: checkpoint, condition, k, row, text, tokens, finish_reason, prompt_tokens, instruction_tokens, kept_tokens, kv_bytes,
+    rouge1, rouge2, rougeL (0..100, None without reference), verdict, flags (codes), and the names in TIMINGS (s, tokens/s within
+    the batch). on_batch: told how many batches are there. A kill loses at most the batch it falls into.
+    Raises: WorkStopped: should_stop, asked after every batch, said so. RuntimeError: a row could not be generated.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, request, examples)
-    path = folder / ROWS_FILE
-    known = {(r["condition"], r["k"], r["row"]): r for r in recover(path)}
-    work = [(name, k, n) for name, k in request.settings() for n in range(len(examples)) if (name, k, n) not in known]
-    plans = {(name, k, n): loaded.plan(examples[n], CONDITIONS[name], k) for name, k, n in work}
-    work.sort(key=lambda item: plans[item].prompt_tokens)  # rows of a batch of similar length
-    with path.open("a", encoding="utf-8") as file:
-        for start in range(0, len(work), BATCH):
-            at = work[start : start + BATCH]
-            made = generate(base.engine, [loaded.row(plans[item]) for item in at], request.max_new_tokens)
-            for item, record in zip(at, made, strict=True):
-                name, k, n = item
-                known[item] = {"row": n, "condition": name, "k": k} | record | judged(record, examples[n])
-                known[item].pop("ids")
-                file.write(json.dumps(known[item], ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-            log.info("answers: %d of %d", min(start + BATCH, len(work)), len(work))
-    return [known[name, k, n] for name, k in request.settings() for n in range(len(examples))]
+    records, ready = _on_file(work, folder)
+    with (folder / ROWS_FILE).open("a", encoding="utf-8") as rows, (folder / TIMINGS_FILE).open("a", encoding="utf-8") as timings:
+        for number, batch in enumerate(work[ready:], ready + 1):
+            fresh = list(_answered(batch, examples, limit))
+            for file, part in ((timings, _timings), (rows, _without_timings)):
+                file.writelines(json.dumps(part(record), ensure_ascii=False) + "\n" for record in fresh)
+                file.flush()
+                os.fsync(file.fileno())
+            records += fresh
+            on_batch(number)
+            log.info("answers: batch %d of %d", number, len(work))
+            if should_stop() and number < len(work):
+                raise WorkStopped(
+                    f"Stopped after {number} of {len(work)} batches of answers; all of them are kept. Resume goes on from there."
+                )
+    return records
+
+
+def _timings(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: record[name] for name in TIMINGS}
+
+
+def _without_timings(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in TIMINGS}
+
+
+def _on_file(work: Sequence[Batch], folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of the first batches that are whole, and how many batches that are. What follows them is cut off the files."""
+    found = [row | time for row, time in zip(recover(folder / ROWS_FILE), recover(folder / TIMINGS_FILE), strict=False)]
+    kept, ready = 0, 0
+    for batch in work:
+        keys = batch.keys()
+        if [(r["checkpoint"], r["condition"], r["k"], r["row"]) for r in found[kept : kept + len(keys)]] != keys:
+            break
+        kept, ready = kept + len(keys), ready + 1
+    for name in (ROWS_FILE, TIMINGS_FILE):
+        _cut(folder / name, kept)
+    return found[:kept], ready
+
+
+def _cut(path: Path, lines: int) -> None:
+    """Keep the first lines of a file."""
+    if path.exists():
+        with path.open("r+b") as file:
+            size = sum(len(line) for line in islice(file, lines))
+            file.truncate(size)
+
+
+def _answered(batch: Batch, examples: Sequence[Example], limit: int) -> Iterator[dict[str, Any]]:
+    rows = [batch.subject.loaded.row(items[0].plan) for items in batch.prompts]
+    for items, made in zip(batch.prompts, generate(batch.subject.base.engine, rows, limit), strict=True):
+        for item in items:
+            sizes = {name: getattr(item.plan, name) for name in ("prompt_tokens", "instruction_tokens", "kept_tokens")}
+            found = judged(made, examples[item.row])
+            key = {"checkpoint": batch.subject.name, "condition": item.condition, "k": item.k, "row": item.row}
+            yield key | {name: value for name, value in made.items() if name != "ids"} | sizes | found
 
 
 def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict[str, Any]]:
-    """Greedy answers of one batch: text, ids, tokens, finish_reason and the sizes of each row's prompt.
+    """Greedy answers of one batch: text, ids, tokens, finish_reason, kv_bytes of the prompt, and the names in TIMINGS.
 
     Raises: RuntimeError: a row failed.
     """
-    texts, ids, ends, kv = [""] * len(rows), [[] for _ in rows], [None] * len(rows), [0] * len(rows)
+    made = [{"text": "", "ids": [], "finish_reason": None, "kv_bytes": 0} for _ in rows]
+    seconds: list[list[float]] = [[] for _ in rows]
     for event in engine.stream(rows, Sampling(limit)):
+        one = made[event.row]
         if isinstance(event, RowReady):
-            kv[event.row] = event.kv_bytes
+            one["kv_bytes"] = event.kv_bytes
         elif isinstance(event, TokenEvent):
             if event.error:
                 raise RuntimeError(event.error)
-            texts[event.row] += event.text
-            ends[event.row] = event.finish_reason or ends[event.row]
-            if event.token_id is not None and event.finish_reason != "eos":
-                ids[event.row].append(event.token_id)
-    return [
-        {
-            "text": texts[n],
-            "ids": ids[n],
-            "tokens": len(ids[n]),
-            "finish_reason": ends[n],
-            "prompt_tokens": row.plan.prompt_tokens,
-            "instruction_tokens": row.plan.instruction_tokens,
-            "kept_tokens": row.plan.kept_tokens,
-            "kv_bytes": kv[n],
-        }
-        for n, row in enumerate(rows)
-    ]
+            one["text"] += event.text
+            one["finish_reason"] = event.finish_reason or one["finish_reason"]
+            if event.token_id is not None:
+                seconds[event.row].append(event.seconds)
+                if event.finish_reason != "eos":
+                    one["ids"].append(event.token_id)
+    return [one | {"tokens": len(one["ids"])} | _speed(times) for one, times in zip(made, seconds, strict=True)]
+
+
+def _speed(times: Sequence[float]) -> dict[str, float | None]:
+    """First token from the start of the batch; later tokens per second."""
+    lasted = times[-1] - times[0] if len(times) > 1 else 0.0
+    return {
+        "first_token_seconds": round(times[0], 4) if times else None,
+        "tokens_per_second": round((len(times) - 1) / lasted, 2) if lasted > 0 else None,
+    }
 
 
 def judged(record: dict[str, Any], example: Example) -> dict[str, Any]:
@@ -167,13 +192,3 @@ def judged(record: dict[str, Any], example: Example) -> dict[str, Any]:
     scores = rouge(record["text"], example.output) if example.output else dict.fromkeys(("rouge1", "rouge2", "rougeL"))
     flags = [flag.code for flag in found.flags if flag.severity != "info"]
     return scores | {"verdict": found.verdict, "flags": flags}
-
-
-def _claim(folder: Path, request: EvaluationRequest, examples: Sequence[Example]) -> None:
-    """Write the request with the digest of its rows, or check that the folder's is this one."""
-    record = dataclasses.asdict(request) | {"digest": rows_digest(examples), "rows": len(examples)}
-    text = json.dumps(record, indent=2) + "\n"
-    path = folder / REQUEST_FILE
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise UsageError(f"Folder '{folder.name}' holds the answers of another request. Give another folder.")
-    path.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.errors import TrainingStopped
+from gistdemo.errors import WorkStopped
 from gistdemo.generation import Sampling, TokenEvent
 from gistdemo.json_lines import recover
 from gistdemo.model.engine import Engine, EngineRow
@@ -34,7 +34,7 @@ def own_answers(
 
     key: names what an answer depends on besides its prompt; with the limit it names one cache file, in which answers stand by
     prompt. It is written as answers come, so that an interrupted run goes on where it was, and shared by runs on other rows.
-    Raises: RuntimeError: a row failed. TrainingStopped: should_stop, asked after every batch, said so.
+    Raises: RuntimeError: a row failed. WorkStopped: should_stop, asked after every batch, said so.
     """
     name = hashlib.sha256(json.dumps([key, limit]).encode()).hexdigest()[:24]
     path = cache_dir / "teacher" / f"{name}.jsonl"
@@ -58,7 +58,7 @@ def own_answers(
             file.flush()
             os.fsync(file.fileno())
             if should_stop():
-                raise TrainingStopped("Stopped while the teacher was answering; its answers so far are kept. Resume goes on from there.")
+                raise WorkStopped("Stopped while the teacher was answering; its answers so far are kept. Resume goes on from there.")
             log.info("teacher answers: %d of %d", min(start + GENERATION_BATCH, len(order)), len(order))
     return [known[_address(p)] for p in prompts]
 

@@ -1,7 +1,11 @@
-"""One evaluation of a checkpoint: rows, answers, recovery, and the files they leave.
+"""One evaluation: rows, answers, recovery, and the files they leave in a folder of their own.
 
-DIR/summary.json     what `summarise` and `judge` found, with versions and times
-DIR/eval_results.json, DIR/sample_outputs.json   the same in the names of an earlier experiment (see `earlier_format`)
+DIR/request.json        what was asked, with the digest of the rows: a folder answers one request
+DIR/examples.jsonl      the rows themselves; records point at them by number
+DIR/rows.jsonl          the answers (see `gistdemo.evaluate.answers`)
+DIR/recovery.jsonl      one line per checkpoint: what `judge` found
+DIR/eval_results.json   all figures (see `gistdemo.evaluate.results`), with the names of an earlier experiment beside ours
+DIR/sample_outputs.json the first answers under the names of that experiment
 """
 
 from __future__ import annotations
@@ -9,81 +13,164 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gistdemo import __version__
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_checkpoint
-from gistdemo.checkpoint.store import LoadedCheckpoint, trained_marks
+from gistdemo.checkpoint.store import trained_marks
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.alpaca import rows_digest, source_name
-from gistdemo.errors import UsageError
+from gistdemo.data.alpaca import rows_digest
+from gistdemo.errors import UsageError, WorkStopped
 from gistdemo.evaluate import earlier_format
-from gistdemo.evaluate.answers import EvaluationRequest, answer_rows, evaluation_rows
+from gistdemo.evaluate.answers import Subject, answer, batches
 from gistdemo.evaluate.judge import judge
 from gistdemo.evaluate.recovery import Judged
+from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows
+from gistdemo.evaluate.results import EXAMPLES_FILE, RESULTS_FILE, versions, write_json
 from gistdemo.evaluate.summary import summarise
+from gistdemo.json_lines import recover
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
 log = logging.getLogger(__name__)
 RECOVERY_TOKENS = 48  # answers are judged by their first tokens, as in training: there the instruction matters most
+REQUEST_FILE, RECOVERY_FILE = "request.json", "recovery.jsonl"
+Report = Callable[[int, int], None]
 
 
-def evaluate(request: EvaluationRequest, folder: Path, settings: Settings, recovery: bool = True) -> dict[str, Any]:
-    """Measure, write the files into `folder` and return the summary. Goes on where an interrupted evaluation stopped.
+def evaluate(
+    request: EvaluationRequest,
+    folder: Path,
+    settings: Settings,
+    title: str = "",
+    report: Report = lambda done, of: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Measure, write the files into `folder` and return the results. Goes on where an interrupted evaluation stopped.
 
-    Raises: CheckpointError, BackboneError, DataError: what is measured cannot be had. UsageError: the folder holds another request.
+    report: told how much of the work is done, counted in answers. should_stop: asked after every batch.
+    Raises: CheckpointError, BackboneError, DataError: what is measured cannot be had. UsageError: the folder holds another
+    request, or a checkpoint has fewer gist tokens than asked for. WorkStopped: should_stop said so; all that was done is kept.
     """
     began = time.perf_counter()
-    entry = find_checkpoint(request.checkpoint, settings.checkpoint_dirs)
-    base, loaded = ModelPool(settings).checkpoint(entry)
-    needs_gist = recovery or any(CONDITIONS[name].gist_from for name in request.conditions)
-    if needs_gist and max(request.ks) > loaded.manifest.max_k:
-        raise UsageError(
-            f"Checkpoint '{request.checkpoint}' has {loaded.manifest.max_k} gist tokens but k = {max(request.ks)} was asked for. "
-            "Ask for fewer, or for conditions full, truncated and none without recovery."
-        )
-    examples, trained_on = evaluation_rows(request, loaded, trained_marks(entry.folder))
-    records = answer_rows(request, examples, base, loaded, folder)
-    entries = summarise(records, examples)
-    summary: dict[str, Any] = {
-        "request": dataclasses.asdict(request) | {"checkpoint": loaded.manifest.name, "data": source_name(request.data)},
+    subjects, marks = _subjects(request, settings)
+    examples, trained_on = evaluation_rows(request, [s.loaded.encoder for s in subjects], marks)
+    _claim(folder, request, examples)
+    work = batches(request, examples, subjects)
+    ends = _ends(work)
+    judging = _judging(request, examples)
+    total = (ends[-1] if ends else 0) + judging * len(subjects)
+
+    def answered(batch: int) -> None:
+        report(ends[batch - 1], total)
+
+    records = answer(work, examples, request.max_new_tokens, folder, answered, should_stop)
+    order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}
+    records.sort(key=lambda r: (order[r["checkpoint"], r["condition"], r["k"]], r["row"]))
+    results: dict[str, Any] = {
+        "format": 1,
+        "title": title or f"{', '.join(s.name for s in subjects)} on {request.named().data}",
+        "source": "ours",
+        "request": dataclasses.asdict(request.named()),
+        "command": request.named().command(),
         "rows": len(examples),
         "rows_trained_on": trained_on,
         "digest": rows_digest(examples),
-        "answers": entries,
-        "version": __version__,
-        "torch": torch.__version__,
+        "answers": summarise(records, examples),
+        "recovery": {},
     }
-    if recovery:
-        encoder = loaded.encoder
-        held = [Judged(encoder.encode(e), encoder.answer_ids(e.output, RECOVERY_TOKENS)) for e in examples if e.output]
-        summary["recovery"] = judge(base, loaded, {"": held}, request.ks, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
-    summary["seconds"] = round(time.perf_counter() - began, 1)
-    k = request.ks[0]
+    for number, subject in enumerate(subjects, 1):
+        if request.recovery:
+            results["recovery"][subject.name] = _recovery(subject, examples, request, folder, settings)
+            report(total - judging * (len(subjects) - number), total)
+            if should_stop() and number < len(subjects):
+                raise WorkStopped(f"Stopped after the recovery of '{subject.name}', which is kept. Resume goes on from there.")
+    _finish(folder, results, records, examples, request, subjects, time.perf_counter() - began)
+    return results
+
+
+def _subjects(request: EvaluationRequest, settings: Settings) -> tuple[list[Subject], frozenset[str]]:
+    """The checkpoints, loaded, and the marks of all instructions they were trained on."""
+    pool, subjects, marks = ModelPool(settings), [], frozenset()
+    for name in request.checkpoints:
+        entry = find_checkpoint(name, settings.checkpoint_dirs)
+        base, loaded = pool.checkpoint(entry)
+        if request.needs_gist and max(request.ks) > loaded.manifest.max_k:
+            raise UsageError(
+                f"Checkpoint '{name}' has {loaded.manifest.max_k} gist tokens but k = {max(request.ks)} was asked for. "
+                "Ask for fewer, or for conditions full, truncated and none without recovery."
+            )
+        subjects.append(Subject(loaded.manifest.name, base, loaded))
+        marks |= trained_marks(entry.folder)
+    return subjects, marks
+
+
+def _claim(folder: Path, request: EvaluationRequest, examples: Sequence[Example]) -> None:
+    """Write the request with the digest of its rows, or check that the folder's is this one."""
+    record = dataclasses.asdict(request.named()) | {"digest": rows_digest(examples), "rows_measured": len(examples)}
+    text = json.dumps(record, indent=2) + "\n"
+    path = folder / REQUEST_FILE
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise UsageError(f"Folder '{folder.name}' holds the answers of another request. Give another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    lines = (json.dumps(dataclasses.asdict(example), ensure_ascii=False) + "\n" for example in examples)
+    (folder / EXAMPLES_FILE).write_text("".join(lines), encoding="utf-8")
+
+
+def _ends(work: Sequence[Any]) -> list[int]:
+    """Prompts answered after each batch."""
+    ends, done = [], 0
+    for batch in work:
+        done += len(batch.prompts)
+        ends.append(done)
+    return ends
+
+
+def _judging(request: EvaluationRequest, examples: Sequence[Example]) -> int:
+    """Work of one checkpoint's recovery in answers: judging one known answer with two prompts takes about as long as generating one."""
+    return 2 * len(examples) * (1 + len(request.ks)) if request.recovery else 0
+
+
+def _recovery(
+    subject: Subject, examples: Sequence[Example], request: EvaluationRequest, folder: Path, settings: Settings
+) -> dict[str, Any]:
+    """Recovery of one checkpoint, from the file where it is there already."""
+    path = folder / RECOVERY_FILE
+    known = {record["checkpoint"]: record["recovery"] for record in recover(path)}
+    if subject.name in known:
+        return known[subject.name]
+    encoder = subject.loaded.encoder
+    held = [Judged(encoder.encode(e), encoder.answer_ids(e.output, RECOVERY_TOKENS)) for e in examples if e.output]
+    found = judge(subject.base, subject.loaded, {"": held}, request.ks, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"checkpoint": subject.name, "recovery": found}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return found
+
+
+def _finish(folder, results, records, examples, request: EvaluationRequest, subjects: Sequence[Subject], seconds: float) -> None:
+    """Write what sums the folder up."""
+    first, k = subjects[0], request.ks[0]
+    results |= {"versions": versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), "seconds": round(seconds, 1)}
+    own = [entry for entry in results["answers"] if entry["checkpoint"] == first.name]
+    write_json(folder / RESULTS_FILE, results | earlier_format.eval_results(first.name, k, own, results["seconds"]))
     shown = [name for name in earlier_format.NAMES if name in request.conditions]
-    prompts = [_prompt_texts(loaded, example, shown, k, base.tokenizer) for example in examples[: earlier_format.SAMPLES]]
-    _write(folder / "summary.json", summary)
-    _write(folder / "eval_results.json", earlier_format.eval_results(loaded.manifest.name, k, entries, summary["seconds"]))
-    _write(folder / "sample_outputs.json", earlier_format.sample_outputs(records, examples, prompts, k))
-    return summary
+    prompts = [_prompt_texts(first, example, shown, k) for example in examples[: earlier_format.SAMPLES]]
+    mine = [record for record in records if record["checkpoint"] == first.name]
+    write_json(folder / "sample_outputs.json", earlier_format.sample_outputs(mine, examples, prompts, k))
 
 
-def _prompt_texts(loaded: LoadedCheckpoint, example: Example, conditions: Sequence[str], k: int, tokenizer: Any) -> dict[str, str]:
+def _prompt_texts(subject: Subject, example: Example, conditions: Sequence[str], k: int) -> dict[str, str]:
     """What the decoder reads in each condition; gist slots, which have no text, as <GIST>."""
     texts = {}
     for name in conditions:
-        made = loaded.plan(example, CONDITIONS[name], k)
-        text = tokenizer.decode(list(made.prompt_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        made = subject.loaded.plan(example, CONDITIONS[name], k)
+        text = subject.base.tokenizer.decode(list(made.prompt_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         texts[name] = ("" if made.compress_ids is None else "<GIST>" * made.k) + text
     return texts
-
-
-def _write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -28,7 +28,7 @@ def summarise(records: Sequence[dict[str, Any]], examples: Sequence[Example]) ->
     means = {key: _mean(r["rougeL"] for r in group) for key, group in groups.items()}
     entries = []
     for (condition, k), group in groups.items():
-        entry: dict[str, Any] = {"condition": condition, "k": k, "n": len(group)}
+        entry: dict[str, Any] = {"checkpoint": group[0].get("checkpoint", ""), "condition": condition, "k": k, "n": len(group)}
         entry |= {name: _mean(r[name] for r in group) for name in ROUGE}
         against_own = condition != "full" and own
         entry["rougeL_own"] = _mean(rouge(r["text"], own[r["row"]])["rougeL"] for r in group) if against_own else None

@@ -1,8 +1,9 @@
-"""How far a job is, read from the files it writes. Cheap to ask often: only what was added since the last time is read. No torch."""
+"""How far a job is, by its metrics.jsonl. Cheap to ask often: only what was added since the last time is read. No torch."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,6 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gistdemo.json_lines import recover
+
+METRICS = "metrics.jsonl"
 WINDOW = 30  # steps the speed is taken from
 PAUSE = 20.0  # times the usual step: a longer gap was a stop and a resume, or an evaluation, and says nothing about speed
 TAIL_BYTES = 40_000
@@ -17,7 +21,10 @@ TAIL_BYTES = 40_000
 
 @dataclass
 class Progress:
-    """What a run has written so far. steps_done: last step on record. steps: of the whole run, None where unknown."""
+    """What a run has written so far. steps_done: last step on record. steps: of the whole run, None where unknown.
+
+    A step is an optimizer step of a training run, or an answer of an evaluation.
+    """
 
     steps: int | None = None
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -52,15 +59,28 @@ class Progress:
 
 
 def _gaps(points: Sequence[dict[str, Any]]) -> list[float]:
-    times = [p["time"] for p in points if "time" in p]
-    return [b - a for a, b in pairwise(times) if b > a]
+    """Seconds per step between records; a record of an evaluation stands for many."""
+    timed = [p for p in points if "time" in p]
+    return [(b["time"] - a["time"]) / (b["step"] - a["step"]) for a, b in pairwise(timed) if b["time"] > a["time"]]
+
+
+class Reporter:
+    """Writes the progress of a job that counts its work as it goes. Called with what is done, of how much."""
+
+    def __init__(self, folder: Path):
+        self._path = folder / METRICS
+        recover(self._path)
+
+    def __call__(self, done: int, of: int) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": done, "of": of, "time": round(time.time(), 2)}) + "\n")
 
 
 class ProgressReader:
     """Reads one metrics.jsonl again and again. A file that became shorter (a resumed run cuts it) is read from its start."""
 
     def __init__(self, folder: Path):
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / METRICS
         self._offset, self._inode = 0, 0
         self.progress = Progress()
 
@@ -73,7 +93,7 @@ class ProgressReader:
             return self.progress
         if state.st_size < self._offset or state.st_ino != self._inode:
             self._offset, self._inode, self.progress = 0, state.st_ino, Progress(steps)
-        self.progress.steps = steps
+        self.progress.steps = steps or self.progress.steps
         with self._path.open("rb") as file:
             file.seek(self._offset)
             added = file.read()
@@ -89,6 +109,7 @@ class ProgressReader:
             step = record["step"]
         except (ValueError, KeyError, TypeError):
             return  # a line broken by a kill; the run cuts it when it goes on
+        self.progress.steps = record.get("of", self.progress.steps)
         if "evaluation" in record:
             self.progress.evaluations.append(record)
         elif not self.progress.points or step > self.progress.steps_done:

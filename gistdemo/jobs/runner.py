@@ -10,8 +10,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from gistdemo.errors import GistDemoError, JobError, TrainingStopped, one_line
+from gistdemo.errors import GistDemoError, JobError, WorkStopped, one_line
 from gistdemo.jobs.process import LOW_PRIORITY
+from gistdemo.jobs.progress import Reporter
 from gistdemo.jobs.queue import STOP, Jobs
 from gistdemo.jobs.record import Job
 from gistdemo.settings import Settings
@@ -42,7 +43,7 @@ def _work(job: Job, folder: Path, settings: Settings, should_stop: ShouldStop) -
     """Do the work. Returns the state it ends in, and the cause."""
     try:
         _run(job, folder, settings, should_stop)
-    except TrainingStopped as stopped:
+    except WorkStopped as stopped:
         return "cancelled", one_line(stopped)
     except GistDemoError as error:
         return "failed", one_line(error)
@@ -69,5 +70,10 @@ def _run(job: Job, folder: Path, settings: Settings, should_stop: ShouldStop) ->
 
         config = TrainConfig.from_dict(job.settings)
         train(config, folder, settings, settings.checkpoint_dirs[-1] / config.name, should_stop)
+    elif job.kind == "evaluate":
+        from gistdemo.evaluate.request import EvaluationRequest
+        from gistdemo.evaluate.run import evaluate
+
+        evaluate(EvaluationRequest.from_dict(job.settings), folder, settings, job.title, Reporter(folder), should_stop)
     else:
         raise JobError(f"Job '{job.id}' is of kind '{job.kind}', which this version does not know. Update gistdemo, or delete the job.")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gistdemo.errors import TrainingError, TrainingStopped
+from gistdemo.errors import TrainingError, WorkStopped
 from gistdemo.json_lines import recover
 
 DEFAULTS = {"steps": 60, "seconds_per_step": 0.1, "fail_at": 0, "evaluate_every": 10, "save_every": 5, "seed": 0}
@@ -20,7 +20,7 @@ def simulate(settings: dict[str, Any], folder: Path, should_stop: Callable[[], b
     """Write metrics.jsonl step by step, with evaluations; go on from simulated.json; stop when asked.
 
     settings: of DEFAULTS; fail_at: step at which it fails (0: never).
-    Raises: TrainingStopped: asked to stop, state saved. TrainingError: at fail_at.
+    Raises: WorkStopped: asked to stop, state saved. TrainingError: at fail_at.
     """
     values = DEFAULTS | settings
     rng = random.Random(values["seed"])
@@ -44,4 +44,4 @@ def simulate(settings: dict[str, Any], folder: Path, should_stop: Callable[[], b
         if asked or step % values["save_every"] == 0 or step == values["steps"]:
             state.write_text(json.dumps({"step": step}))
         if asked:
-            raise TrainingStopped(f"Stopped after step {step} of {values['steps']}. Resume goes on from there.")
+            raise WorkStopped(f"Stopped after step {step} of {values['steps']}. Resume goes on from there.")

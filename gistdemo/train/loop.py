@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gistdemo.errors import TrainingError, TrainingStopped, one_line
+from gistdemo.errors import TrainingError, WorkStopped, one_line
 from gistdemo.json_lines import recover
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.memory import peak_memory, return_freed_memory
@@ -64,7 +64,7 @@ class Loop:
             return_freed_memory()
             if not done and self._should_stop():
                 self._save(step + 1)
-                raise TrainingStopped(f"Stopped after step {step + 1} of {self.config.steps}, state saved. Resume goes on from there.")
+                raise WorkStopped(f"Stopped after step {step + 1} of {self.config.steps}, state saved. Resume goes on from there.")
         self._take_best()
         return self.evaluation | {"steps": self.config.steps, "seconds": round(self.seconds, 1)}
 

@@ -26,7 +26,7 @@ PRESETS = {
         "the shipped instruct gist, about an hour on two cores",
         {
             "mode": "compressor",
-            "steps": 2000,
+            "steps": 1500,
             "warmup_steps": 30,
             "targets": ALL_LINEAR,
             "teacher_answers": 2400,

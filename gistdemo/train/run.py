@@ -42,7 +42,7 @@ def train(
     """Run (or resume) one training to its end and return the checkpoint folder (out, or RUN/checkpoint).
 
     should_stop: asked after every step.
-    Raises: TrainingStopped: it said so; the state is saved. TrainingError: the run directory belongs to other settings, the
+    Raises: WorkStopped: it said so; the state is saved. TrainingError: the run directory belongs to other settings, the
     loss is not finite or leaves for good, memory or disk are full. BackboneError, DataError, CheckpointError: what the run
     stands on cannot be had.
     """
