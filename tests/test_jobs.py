@@ -14,12 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from toy import save_toy
 
 from gistdemo.errors import JobError
 from gistdemo.jobs import process
 from gistdemo.jobs.queue import OUTPUT, STOP, Jobs
 from gistdemo.jobs.record import FOLLOWS, Job, read_job, write_job
 from gistdemo.settings import PROJECT_DIR
+from gistdemo.train.config import TrainConfig
 
 QUICK = {"steps": 5, "seconds_per_step": 0.01}
 LONG = {"steps": 100_000, "seconds_per_step": 0.01, "save_every": 20}
@@ -89,6 +91,29 @@ def test_an_internal_error_is_named_and_its_details_are_in_the_output(jobs):
 
 def test_a_kind_that_is_not_known_fails(jobs):
     assert "is of kind 'dream'" in reaches(jobs, jobs.submit("dream", {}, "x"), "failed").cause
+
+
+def test_a_row_that_is_not_json_fails_the_job_and_names_its_line(jobs, tmp_path):
+    rows = [json.dumps({"instruction": f"Say {n}.", "input": "", "output": str(n)}) for n in range(1000)]
+    rows[899] = rows[899][:20]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = TrainConfig("compressor", "mine", str(tmp_path / "rows.jsonl"), backbone=str(save_toy(tmp_path / "toy")))
+    job = reaches(jobs, jobs.submit("train", dataclasses.asdict(config), "mine"), "failed", seconds=60)
+    assert job.cause.startswith("'rows.jsonl' line 900 is not valid JSON") and "Mend or remove that line." in job.cause
+
+
+def test_a_full_disk_fails_the_job_and_loses_nothing_that_was_saved(jobs):
+    """The processes of this queue may write files of 20 kB at most; the disk gets room again before the job is resumed."""
+    job = jobs.submit("simulate", {"steps": 300, "seconds_per_step": 0.0, "save_every": 10}, "large")
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    code = f"from pathlib import Path; from gistdemo.jobs.queue import Jobs; Jobs(Path({str(jobs.runs_dir)!r})).tick()"
+    subprocess.run([sys.executable, "-c", limit + code], cwd=PROJECT_DIR, check=True)
+    failed = reaches(jobs, job, "failed")
+    assert "File too large" in failed.cause and "Free disk space" in failed.cause
+    assert 18_000 < (jobs.folder(job.id) / "metrics.jsonl").stat().st_size <= 20_000
+    jobs.resume(job.id)
+    reaches(jobs, job, "done")
+    assert steps(jobs, job) == list(range(1, 301))
 
 
 def test_a_job_runs_at_low_priority(jobs):
@@ -229,20 +254,20 @@ def test_a_broken_record_hides_no_other_job_and_can_be_deleted(jobs):
 
 def test_jobs_from_many_threads_run_once_each_in_order_and_one_at_a_time(jobs):
     instant = {"steps": 1, "seconds_per_step": 0.0}
-    barrier = threading.Barrier(4)
+    barrier = threading.Barrier(5)
 
     def submit(name: str) -> None:
         barrier.wait()
-        for n in range(2):
+        for n in range(4):
             Jobs(jobs.runs_dir).submit("simulate", instant, f"{name} {n}")
 
-    threads = [threading.Thread(target=submit, args=(name,)) for name in "abcd"]
+    threads = [threading.Thread(target=submit, args=(name,)) for name in "abcde"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     order = [job.id for job in jobs.queued()]
-    assert len(order) == 8
+    assert len(order) == 20
     most = 0
 
     def all_done() -> bool:
@@ -252,7 +277,7 @@ def test_jobs_from_many_threads_run_once_each_in_order_and_one_at_a_time(jobs):
         most = max(most, sum(job.is_active for job in found))
         return all(job.state == "done" for job in found)
 
-    assert wait(all_done, 60) and most == 1
+    assert wait(all_done, 120) and most == 1
     assert sorted(order, key=lambda n: jobs.get(n).started) == order
     assert all([state for _, state in jobs.get(n).history].count("running") == 1 for n in order)
 
@@ -273,11 +298,16 @@ def test_the_order_of_the_queue_can_be_changed(jobs):
         jobs.stop(job.id)
 
 
-def test_starting_and_stopping_leaves_no_process_behind(jobs):
-    for n in range(6):
-        job = reaches(jobs, jobs.submit("simulate", LONG, f"cycle {n}"), "starting", "running")
+def test_two_hundred_starts_and_stops_leave_no_process_and_no_memory_behind(jobs):
+    """Every tenth is let run first; the others are stopped while they start."""
+    before = 0
+    for n in range(200):
+        job = reaches(jobs, jobs.submit("simulate", LONG, f"cycle {n}"), *(("running",) if n % 10 == 0 else ("starting", "running")))
         jobs.stop(job.id)
         reaches(jobs, job, "cancelled")
+        jobs.delete(job.id)
+        before = before or (psutil.Process().memory_info().rss if n == 20 else 0)
+    assert psutil.Process().memory_info().rss - before < 16 * 2**20
     assert wait(lambda: not [p for p in psutil.Process().children(recursive=True) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE])
 
 

@@ -17,7 +17,7 @@ from gistdemo.jobs.record import FOLLOWS, Job
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
 from gistdemo.ui import job_cards, plots
-from gistdemo.ui.train_tab import FORM, OWN_EXAMPLES, SIMULATED, TrainTab
+from gistdemo.ui.train_tab import FORM, OWN_EXAMPLES, SIMULATED, TrainTab, Watch
 
 VALUES = {"mode": "compressor", "backbone": "smollm2-135m-instruct", "ks": "1,2,4", "steps": 20, "batch_size": 8}
 VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
@@ -26,7 +26,7 @@ VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
 @pytest.fixture
 def tab(settings) -> TrainTab:
     """A tab whose queue starts nothing, not even after the test."""
-    return TrainTab(settings, local=True, jobs=Jobs(settings.runs_dir, at_once=0))
+    return TrainTab(settings, Watch(Jobs(settings.runs_dir, at_once=0)), local=True)
 
 
 def form(preset: str = "quick", name: str = "mine", data: str = OWN_EXAMPLES, more: str = "{}", **changes):

@@ -15,13 +15,15 @@ import gradio as gr
 from gistdemo import __version__
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import list_checkpoints
-from gistdemo.conditions import CONDITIONS
+from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, ExampleSources
 from gistdemo.errors import GistDemoError, one_line
+from gistdemo.jobs.queue import Jobs
 from gistdemo.settings import Settings
 from gistdemo.ui import panels
 from gistdemo.ui.compare_tab import CompareTab
-from gistdemo.ui.train_tab import TrainTab
+from gistdemo.ui.evaluate_tab import EvaluateTab
+from gistdemo.ui.train_tab import TrainTab, Watch
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +84,20 @@ def build_app(
     """
     pool, sources = pool or ModelPool(settings), ExampleSources(settings)
     sources.load(first_source)
-    warm_up = WarmUp(settings, pool)
+    warm_up, watch = WarmUp(settings, pool), Watch(Jobs(settings.runs_dir))
     with gr.Blocks(title="gistdemo: full, gist and truncated prompts side by side", analytics_enabled=False) as page:
         with gr.Row(elem_classes="gd-header"):
             gr.HTML(HEADER, padding=False)
             status = gr.HTML(panels.status("Getting ready", 0.0, "busy"), padding=False, elem_id="gd-status-line")
-        with gr.Tabs(elem_id="gd-tabs"):
+        with gr.Tabs(elem_id="gd-tabs") as tabs:
             with gr.Tab("Compare", id="compare") as compare_tab:
                 tab = CompareTab(settings, pool, sources, local)
                 tab.build(status, first_source)
+            with gr.Tab("Evaluate", id="evaluate") as evaluate_tab:
+                evaluation = EvaluateTab(settings, watch, local)
+                evaluation.build(status)
             with gr.Tab("Train", id="train"):
-                training = TrainTab(settings, local)
+                training = TrainTab(settings, watch, local)
                 training.build(status)
             with gr.Tab("Checkpoints", id="checkpoints") as checkpoints_tab:
                 listing = gr.HTML(panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), padding=False)
@@ -103,10 +108,41 @@ def build_app(
         gr.on([compare_tab.select, page.load], tab.offered, None, tab.checkpoints, queue=False, **quick)
         page.load(warm_up.watch, None, status, concurrency_limit=None, **quick)
         _restore_from_link(page, tab, quick)
+        evaluate_tab.select(evaluation.offered, None, evaluation.checkpoints, queue=False, **quick)
         training.on_load(page)
+        evaluation.on_load(page)
+        _open_in_compare(tabs, tab, evaluation, training)
     page.queue(max_size=64, default_concurrency_limit=4)
     warm_up.start()
     return page, page_arguments(settings.assets_dir)
+
+
+def _open_in_compare(tabs: gr.Tabs, tab: CompareTab, evaluation: EvaluateTab, training: TrainTab) -> None:
+    """Buttons of other tabs that fill the form of Compare, turn to it and run it."""
+    form = [tab.instruction, tab.input, tab.reference, tab.checkpoints, tab.conditions, tab.k]
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+    def rows(names: list[str]) -> Any:
+        return gr.CheckboxGroup(tab.checkpoint_choices(), value=names)
+
+    def row_of_evaluation(chosen, number, checkpoint, k) -> list[Any]:
+        found = evaluation.to_compare(chosen, number, checkpoint, k)
+        if found is None:
+            raise gr.Error("Click a row of the table first.", print_exception=False)
+        texts = [found["example"][name] for name in ("instruction", "input", "output")]
+        return [gr.Tabs(selected="compare"), *texts, rows(found["checkpoints"]), list(DEFAULT_CONDITIONS), found["k"]]
+
+    def checkpoint_of_job(job_id) -> list[Any]:
+        try:
+            names = training.to_compare(job_id)
+        except GistDemoError as error:
+            raise gr.Error(one_line(error), print_exception=False) from error
+        shown = [*DEFAULT_CONDITIONS, "none"]
+        return [gr.Tabs(selected="compare"), *[gr.skip()] * 3, rows(names), shown, gr.skip()]
+
+    asked = [evaluation.chosen, evaluation.clicked, evaluation.of_checkpoint, evaluation.of_k]
+    tab.run_after(evaluation.open.click(row_of_evaluation, asked, [tabs, *form], **private))
+    tab.run_after(training.try_out.click(checkpoint_of_job, training.job, [tabs, *form], **private))
 
 
 def _restore_from_link(page: gr.Blocks, tab: CompareTab, quick: dict[str, Any]) -> None:

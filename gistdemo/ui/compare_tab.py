@@ -185,9 +185,14 @@ class CompareTab:
         watched = [self.grid, self.seen, status, self.export, self.last]
         heavy: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "model", "api_visibility": "private"}
         gr.on([self.go.click, self.instruction.submit], self.run, [*fields, *settings], watched, **heavy)
+        self._run_arguments = {"fn": self.run, "inputs": [*fields, *settings], "outputs": watched, **heavy}
         self.k.release(self.rerun, [self.last, *fields, *settings], watched, trigger_mode="multiple", **heavy)
         self.stop.click(self.stop_running, None, status, **quick)
         self.link.click(None, [*fields, *settings], None, js="gistdemoCopyLink", api_visibility="private")
+
+    def run_after(self, event: Any) -> None:
+        """Compare what the form holds once an event of another tab has filled it."""
+        event.success(**self._run_arguments)
 
     def shared_fields(self) -> list[Any]:
         """What a link restores, in the order of `from_query`."""

@@ -23,12 +23,13 @@ def label(job: Job, progress: Progress) -> str:
 def watched(job: Job | None, progress: Progress) -> str:
     """State, progress bar, numbers and cause of one job."""
     if job is None:
-        return '<p class="gd-hint">No job yet. Choose a preset and press Start training: it goes on when this page is closed.</p>'
+        return '<p class="gd-hint">No job yet. What is started here goes on when this page is closed.</p>'
     last = progress.points[-1] if progress.points else {}
-    facts = [("step", f"{progress.steps_done:,} of {progress.steps:,}" if progress.steps else f"{progress.steps_done:,}")]
+    unit = "answer" if job.kind == "evaluate" else "step"
+    facts = [(unit, f"{progress.steps_done:,} of {progress.steps:,}" if progress.steps else f"{progress.steps_done:,}")]
     speed, left = progress.seconds_per_step(), progress.seconds_left()
     if speed is not None:
-        facts.append(("speed", f"{speed:.2f} s/step"))
+        facts.append(("speed", f"{speed:.2f} s/{unit}"))
     if job.state == "running" and left is not None:
         facts.append(("time left", f"{duration(left)}, until {time.strftime('%H:%M', time.localtime(time.time() + left))}"))
     for name, title, form in (("loss", "loss", ".3f"), ("samples_per_second", "samples/s", ".1f"), ("memory_gib", "memory", ".1f")):

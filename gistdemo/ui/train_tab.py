@@ -59,10 +59,8 @@ class Watch:
 class TrainTab:
     """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
 
-    def __init__(self, settings: Settings, local: bool, jobs: Jobs | None = None):
-        self.settings, self.local = settings, local
-        self.jobs = jobs or Jobs(settings.runs_dir)
-        self.watch = Watch(self.jobs)
+    def __init__(self, settings: Settings, watch: Watch, local: bool):
+        self.settings, self.watch, self.jobs, self.local = settings, watch, watch.jobs, local
 
     # --- widgets ------------------------------------------------------------------------------------------------------
 
@@ -123,6 +121,7 @@ class TrainTab:
             self.resume = gr.Button("Resume", size="sm", elem_id="gd-job-resume")
             self.sooner = gr.Button("Sooner", size="sm", elem_id="gd-job-sooner")
             self.reuse = gr.Button("Use its settings", size="sm", elem_id="gd-job-reuse")
+            self.try_out = gr.Button("Compare with its backbone", size="sm", elem_id="gd-job-compare", min_width=190)
         with gr.Row(elem_classes="gd-tight"):
             self.log_scale = gr.Checkbox(False, label="Logarithmic loss", container=False, scale=2, min_width=140)
             self.sure = gr.Checkbox(False, label="Yes, delete its files", container=False, elem_id="gd-job-sure", scale=2, min_width=140)
@@ -288,6 +287,22 @@ class TrainTab:
             return panels.status(one_line(error), kind="error")
         said = {"stopping": "is asked to stop; it saves its state first", "queued": "is in the queue", "cancelled": "is out of the queue"}
         return panels.status(f"'{job.title}' {said.get(job.state, 'is ' + job.state)}", kind="busy" if job.state == "stopping" else "info")
+
+    def to_compare(self, job_id: str | None) -> list[str]:
+        """The rows that show a finished job's checkpoint beside its backbone.
+
+        Where the decoder is the backbone's own, the checkpoint's column Full is the backbone; else a checkpoint whose decoder
+        is the plain backbone stands beside it, if there is one. Raises: UsageError: the job has no checkpoint to compare.
+        """
+        job = self.chosen(job_id)
+        found = {e.name: e.manifest for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest and e.manifest.max_k}
+        if job is None or job.kind != "train" or job.state != "done" or job.settings["name"] not in found:
+            raise UsageError("This job has no checkpoint to compare (yet). Choose a training job that is done.")
+        name = job.settings["name"]
+        if not (found[name].has_backbone_adapter or found[name].has_weights):
+            return [name]
+        plain = [n for n, m in found.items() if m.backbone == found[name].backbone and not (m.has_backbone_adapter or m.has_weights)]
+        return [name, *plain[:1]]
 
     def remove(self, job_id: str | None, sure: bool) -> tuple[str, bool]:
         if job_id is None or not sure:

@@ -1,0 +1,359 @@
+"""The Evaluate tab: a form that queues evaluations, and a view of their results. Drawing is in `result_tables.py` and `evaluate.figures`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.conditions import CONDITIONS
+from gistdemo.data.alpaca import read_rows
+from gistdemo.errors import GistDemoError, UsageError, one_line
+from gistdemo.evaluate import figures
+from gistdemo.evaluate.imported import import_results
+from gistdemo.evaluate.references import reference_table
+from gistdemo.evaluate.report import html_report, markdown_table
+from gistdemo.evaluate.request import DEFAULT_CONDITIONS, EvaluationRequest
+from gistdemo.evaluate.results import RESULTS_FILE, Evaluation, export, find_evaluations
+from gistdemo.jobs.progress import Progress
+from gistdemo.jobs.record import Job
+from gistdemo.settings import Settings
+from gistdemo.ui import job_cards, panels, result_tables
+from gistdemo.ui.answer_table import HEADERS, ORDERS, Filter, answer_rows
+from gistdemo.ui.train_tab import OWN_EXAMPLES, Watch
+
+log = logging.getLogger(__name__)
+TICK_SECONDS = 2.0
+BUDGETS = (1, 2, 4, 8, 16)
+SECONDS_PER_ANSWER = 0.3  # of 64 tokens, two cores (docs/LOG.md)
+PICTURES = ("ROUGE-L", "Quality by k", "Recovery by k", "Verdicts", "By length", "Gist against full")
+FORM = ("checkpoints", "conditions", "ks", "data", "rows", "seed", "limit", "recovery")
+
+
+class EvaluateTab:
+    """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
+
+    def __init__(self, settings: Settings, watch: Watch, local: bool):
+        self.settings, self.watch, self.jobs, self.local = settings, watch, watch.jobs, local
+        self.own = settings.data_dir / "evaluations"
+        self._read: tuple[Any, list[dict[str, Any]], list[dict[str, str]]] = (None, [], [])
+
+    # --- widgets ------------------------------------------------------------------------------------------------------
+
+    def build(self, status: gr.HTML) -> None:
+        """Lay the tab out. status: the page's status line."""
+        with gr.Row(equal_height=False, elem_classes="gd-top"):
+            with gr.Column(scale=4, min_width=320, elem_classes="gd-form"):
+                self._form()
+            with gr.Column(scale=8, min_width=340):
+                self._results()
+        self._rows()
+        with gr.Accordion("Figures of others: the paper, and an earlier experiment", open=False):
+            gr.HTML(result_tables.references(reference_table()), padding=False)
+        with gr.Accordion("Leaderboard: all evaluations of this installation", open=False):
+            self.board = gr.HTML(result_tables.leaderboard(self.evaluations()), padding=False, elem_id="gd-ev-board")
+        self.timer = gr.Timer(TICK_SECONDS)
+        self._wire(status)
+
+    def _form(self) -> None:
+        names = self._checkpoint_names()
+        self.checkpoints = gr.CheckboxGroup(names, value=names, label="Checkpoints", elem_id="gd-ev-checkpoints")
+        titles = [(condition.title, name) for name, condition in CONDITIONS.items()]
+        self.conditions = gr.CheckboxGroup(titles, value=list(DEFAULT_CONDITIONS), label="Conditions", elem_id="gd-ev-conditions")
+        self.ks = gr.CheckboxGroup([str(k) for k in BUDGETS], value=["4"], label="k", elem_id="gd-ev-ks")
+        hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
+        self.data = gr.Textbox(OWN_EXAMPLES, label="Rows to measure on", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-ev-data")
+        with gr.Row(elem_classes="gd-tight"):
+            self.rows = gr.Number(40, label="How many (0: all)", precision=0, minimum=0, min_width=100, elem_id="gd-ev-rows")
+            self.limit = gr.Number(64, label="Answer limit", precision=0, minimum=1, min_width=90, elem_id="gd-ev-limit")
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=70)
+        self.recovery = gr.Checkbox(True, label="Recovery (NLL) as well", container=False)
+        self.plan = gr.HTML("", padding=False, elem_id="gd-ev-plan")
+        self.command = gr.Textbox("", label="The same on the command line", interactive=False, lines=2, max_lines=5, buttons=["copy"])
+        self.start = gr.Button("Start evaluation", variant="primary", elem_id="gd-ev-start")
+        self.card = gr.HTML("", padding=False, elem_id="gd-ev-job")
+        with gr.Row(elem_classes="gd-tight"):
+            self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id="gd-ev-stop")
+            self.resume = gr.Button("Resume", size="sm", elem_id="gd-ev-resume")
+        with gr.Accordion("Import results of others", open=False):
+            gr.Markdown(
+                "A .zip with any of `metrics.json`, `eval_results.json`, `sample_outputs.json`, or a .csv with the columns `x`, `y_pred`, "
+                "`y_true`. Our metrics and flags run over them, and what looks wrong is said."
+            )
+            self.upload = gr.UploadButton("Upload .zip or .csv", file_types=[".zip", ".csv"], size="sm", elem_id="gd-ev-upload")
+            self.path = gr.Textbox(label="or path of a folder, .zip or .csv", max_lines=1, visible=self.local, elem_id="gd-ev-path")
+            self.load = gr.Button("Import", size="sm", visible=self.local, elem_id="gd-ev-import")
+
+    def _results(self) -> None:
+        with gr.Row(elem_classes="gd-tight"):
+            self.chosen = gr.Dropdown(self.choices(), value=self._newest(), label="Evaluation", elem_id="gd-ev-chosen", scale=4)
+            self.prepare = gr.Button("Report and files", size="sm", elem_id="gd-ev-report", scale=1, min_width=130)
+        self.files = gr.File(None, label="Report, tables, rows", file_count="multiple", interactive=False, visible=False, elem_id="gd-ev-files")
+        self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
+        self.picture = gr.Radio(list(PICTURES), value=PICTURES[0], label="Picture", show_label=False, container=False, elem_id="gd-ev-picture")
+        self.plot = gr.Plot(None, show_label=False, elem_id="gd-ev-plot")
+
+    def _rows(self) -> None:
+        with gr.Row(elem_classes="gd-tight", elem_id="gd-ev-filters"):
+            self.of_checkpoint = gr.Dropdown([], label="Checkpoint", elem_id="gd-ev-of", min_width=120)
+            self.of_condition = gr.Dropdown([], label="Condition", elem_id="gd-ev-condition", min_width=110)
+            self.of_k = gr.Dropdown([], label="k", elem_id="gd-ev-k", min_width=70)
+            self.verdict = gr.Dropdown(["any verdict", *result_tables.VERDICTS], value="any verdict", label="Verdict", min_width=110)
+            self.order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="Order", elem_id="gd-ev-order", min_width=150)
+            self.find = gr.Textbox(label="Search in texts and flags", max_lines=1, elem_id="gd-ev-find", min_width=160)
+        self.table = gr.Dataframe(
+            headers=HEADERS,
+            datatype=["number", "str", "number", "number", "str", "str", "number", "number"],
+            column_widths=["56px", "46%", "90px", "90px", "110px", "16%", "90px", "90px"],
+            interactive=False,
+            label="Answers",
+            show_label=False,
+            max_height=320,
+            buttons=[],
+            elem_id="gd-ev-table",
+        )
+        self.clicked = gr.Number(-1, precision=0, elem_id="gd-ev-clicked", elem_classes="gd-hidden", container=False)
+        self.detail = gr.HTML(result_tables.row_detail(0, {}, []), padding=False, elem_id="gd-ev-detail")
+        self.open = gr.Button("Open this row in Compare", size="sm", elem_id="gd-ev-open")
+
+    # --- wiring -------------------------------------------------------------------------------------------------------
+
+    def _wire(self, status: gr.HTML) -> None:
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        form = [getattr(self, name) for name in FORM]
+        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **quick)
+        self.start.click(self.submit, form, status, **quick).then(self.tick, self.chosen, [self.card, self.chosen], **quick)
+        self.timer.tick(self.tick, self.chosen, [self.card, self.chosen], **quick)
+        self.stop.click(lambda: self.change("stop"), None, status, **quick)
+        self.resume.click(lambda: self.change("resume"), None, status, **quick)
+        self.filters = [self.of_checkpoint, self.of_condition, self.of_k]
+        self.shown = [self.figures, self.board, self.files, *self.filters]
+        listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
+        drawn = [self.chosen, self.picture, self.of_checkpoint, self.of_k]
+        self.chosen.change(self.show, self.chosen, self.shown, **quick).then(self.list_rows, listed, self.table, **quick).then(
+            self.draw, drawn, self.plot, **quick
+        )
+        gr.on([f.change for f in listed[1:]], self.list_rows, listed, self.table, trigger_mode="always_last", **quick)
+        gr.on([f.change for f in drawn[1:]], self.draw, drawn, self.plot, trigger_mode="always_last", **quick)
+        self.table.select(self.pick, None, self.clicked, **quick)
+        self.clicked.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **quick)
+        for one in self.filters:
+            one.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **quick)
+        self.prepare.click(self.prepared, self.chosen, [self.files, status], api_visibility="private")
+        self.upload.upload(self.take_import, self.upload, [self.chosen, status], api_visibility="private", show_progress="hidden")
+        self.load.click(self.take_path, self.path, [self.chosen, status], api_visibility="private", show_progress="hidden")
+
+    def on_load(self, page: gr.Blocks) -> None:
+        """A page that is opened or reloaded shows the newest evaluation."""
+        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        page.load(self.describe, [getattr(self, name) for name in FORM], [self.plan, self.command], **quick)
+        page.load(self.tick, self.chosen, [self.card, self.chosen], **quick)
+        page.load(self.show, self.chosen, self.shown, **quick).then(
+            self.list_rows, [self.chosen, *self.filters, self.verdict, self.order, self.find], self.table, **quick
+        ).then(self.draw, [self.chosen, self.picture, self.of_checkpoint, self.of_k], self.plot, **quick)
+
+    # --- form ---------------------------------------------------------------------------------------------------------
+
+    def _checkpoint_names(self) -> list[str]:
+        return [e.name for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
+
+    def offered(self) -> Any:
+        """The checkpoints of this moment; what is chosen stays."""
+        return gr.CheckboxGroup(self._checkpoint_names())
+
+    def request(self, checkpoints, conditions, ks, data, rows, seed, limit, recovery) -> EvaluationRequest:
+        """What a form stands for. Raises UsageError: values that are not allowed."""
+        source = str(self.settings.assets_dir / "examples.jsonl") if data.strip() in ("", OWN_EXAMPLES) else data.strip()
+        if not self.local and source != str(self.settings.assets_dir / "examples.jsonl") and Path(source).exists():
+            raise UsageError(f"'{source}' is a file of the server. Give a hub dataset id such as tatsu-lab/alpaca.")
+        order = self._checkpoint_names()
+        chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
+        columns = tuple(name for name in CONDITIONS if name in conditions)
+        numbers = tuple(sorted(int(k) for k in ks))
+        return EvaluationRequest(
+            chosen, source, int(rows or 0), int(seed or 0), columns, numbers, int(limit or 0), recovery=bool(recovery)
+        )
+
+    def describe(self, *form: Any) -> tuple[str, str]:
+        """Estimate and command of the form as it stands."""
+        try:
+            request = self.request(*form)
+        except GistDemoError as error:
+            return f'<p class="gd-error">{panels.escape(one_line(error))}</p>', ""
+        shown = dataclasses.replace(request, data="assets/examples.jsonl") if request.data.endswith("examples.jsonl") else request
+        if not request.rows:
+            return '<p class="gd-hint">All rows: how long it takes shows once it runs.</p>', shown.command()
+        answers = request.rows * len(request.settings()) * request.max_new_tokens / 64
+        answers += 2 * request.rows * (1 + len(request.ks)) * request.recovery
+        seconds = len(request.checkpoints) * answers * SECONDS_PER_ANSWER
+        text = f"At most about {job_cards.duration(seconds)} on two cores; equal prompts are answered once."
+        return f'<p class="gd-hint">{text}</p>', shown.command()
+
+    def submit(self, *form: Any) -> str:
+        """Put the evaluation into the queue."""
+        try:
+            request = self.request(*form)
+            count = len(read_rows(request.data, need_output=False).examples) if "+" not in request.data else 0
+            asked = min(request.rows or count, count) or request.rows
+            data = OWN_EXAMPLES if request.data.endswith("examples.jsonl") else request.named().data
+            title = f"{', '.join(request.checkpoints)} on {asked} {data}"
+            job = self.jobs.submit("evaluate", dataclasses.asdict(request), title)
+            self.jobs.tick()
+            waiting = [one.id for one in self.jobs.queued()]
+        except GistDemoError as error:
+            return panels.status(one_line(error), kind="error")
+        return panels.status("Evaluation is in the queue: another job runs first" if job.id in waiting else "Evaluation is starting")
+
+    # --- its job ------------------------------------------------------------------------------------------------------
+
+    def latest_job(self) -> Job | None:
+        """The evaluation that runs, else the next one, else the one that ended last."""
+        return next((job for job in self.jobs.list() if job.kind == "evaluate"), None)
+
+    def tick(self, chosen: str | None) -> tuple[str, Any]:
+        """The job's card; and once it is done, the list of evaluations with its results in it."""
+        job = self.latest_job()
+        card = job_cards.watched(job, self.watch.progress(job)) if job else job_cards.watched(None, Progress())
+        found = self.choices()
+        known = [value for _, value in found]
+        if chosen not in known or (job and job.state == "done" and self._is_new(job, chosen)):
+            return card, gr.Dropdown(found, value=known[0] if known else None)
+        return card, gr.skip()
+
+    def _is_new(self, job: Job, chosen: str | None) -> bool:
+        """Whether a job ended within the last ticks and its results are not what is shown."""
+        import time
+
+        return chosen != job.id and job.ended is not None and time.time() - job.ended < 2 * TICK_SECONDS
+
+    def change(self, action: str) -> str:
+        job = self.latest_job()
+        if job is None:
+            return panels.status("There is no evaluation", kind="error")
+        try:
+            {"stop": self.jobs.stop, "resume": self.jobs.resume}[action](job.id)
+            self.jobs.tick()
+        except GistDemoError as error:
+            return panels.status(one_line(error), kind="error")
+        return panels.status("The evaluation stops after its batch; finished rows are kept" if action == "stop" else "The evaluation goes on")
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def evaluations(self) -> list[Evaluation]:
+        return find_evaluations((self.settings.runs_dir, self.own, self.settings.assets_dir / "evaluations"))
+
+    def choices(self) -> list[tuple[str, str]]:
+        return [(f"{e.title} ({str(e.results.get('created', ''))[:10]})", e.id) for e in self.evaluations()]
+
+    def _newest(self) -> str | None:
+        found = self.choices()
+        return found[0][1] if found else None
+
+    def evaluation(self, chosen: str | None) -> Evaluation | None:
+        return next((e for e in self.evaluations() if e.id == chosen), None)
+
+    def answers(self, evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+        """Rows and examples, read once."""
+        key = (evaluation.folder, (evaluation.folder / RESULTS_FILE).stat().st_mtime_ns)
+        if self._read[0] != key:
+            self._read = (key, evaluation.rows(), evaluation.examples())
+        return self._read[1], self._read[2]
+
+    def _figures(self, chosen: str | None) -> str:
+        found = self.evaluation(chosen)
+        return result_tables.figures(found.results) if found else "<p class='gd-hint'>No evaluation yet. Start one on the left.</p>"
+
+    def show(self, chosen: str | None) -> list[Any]:
+        """Everything that depends on the evaluation alone."""
+        found = self.evaluation(chosen)
+        entries = found.results["answers"] if found else []
+        names = list(dict.fromkeys(e["checkpoint"] for e in entries))
+        conditions = [(CONDITIONS[c].title, c) for c in dict.fromkeys(e["condition"] for e in entries)]
+        ks = [str(k) for k in dict.fromkeys(e["k"] for e in entries) if k]
+        values = [value for _, value in conditions]
+        return [
+            self._figures(chosen),
+            result_tables.leaderboard(self.evaluations()),
+            gr.File(None, visible=False),
+            gr.Dropdown(names, value=names[-1] if names else None),
+            gr.Dropdown(conditions, value="gist" if "gist" in values else values[0] if values else None),
+            gr.Dropdown(ks, value="4" if "4" in ks else ks[0] if ks else None),
+        ]
+
+    def draw(self, chosen: str | None, picture: str, checkpoint: str | None, k: str | None) -> Any:
+        found = self.evaluation(chosen)
+        if found is None:
+            return None
+        if picture in ("By length", "Gist against full"):
+            rows, examples = self.answers(found)
+            if picture == "By length":
+                return figures.rouge_by_length(rows, checkpoint, int(k or 0))
+            return figures.gist_against_full(rows, examples, checkpoint, int(k or 0))
+        made = {"ROUGE-L": figures.rouge_bars, "Quality by k": figures.quality_by_k, "Recovery by k": figures.recovery_by_k}
+        return made.get(picture, figures.verdict_shares)(found.results)
+
+    def list_rows(self, chosen, checkpoint, condition, k, verdict, order, text) -> list[list[Any]]:
+        found = self.evaluation(chosen)
+        if found is None or checkpoint is None or condition is None:
+            return []
+        wanted = Filter(checkpoint, condition, int(k or 0), "" if verdict == "any verdict" else verdict, order, text or "")
+        return answer_rows(*self.answers(found), wanted)
+
+    def pick(self, event: gr.SelectData) -> int:
+        return int(event.row_value[0]) - 1
+
+    def detail_of(self, chosen: str | None, number: float | None, checkpoint: str | None, condition: str | None, k: str | None) -> str:
+        """The clicked example with the checkpoint's answers in every condition, at the chosen k."""
+        found = self.evaluation(chosen)
+        if found is None or number is None or number < 0:
+            return result_tables.row_detail(0, {}, [])
+        rows, examples = self.answers(found)
+        mine = [r for r in rows if r["row"] == number and r["checkpoint"] == checkpoint and r["k"] in (0, int(k or 0))]
+        return result_tables.row_detail(int(number), examples[int(number)] if mine else {}, mine)
+
+    def to_compare(self, chosen: str | None, number: float | None, checkpoint: str | None, k: str | None) -> dict[str, Any] | None:
+        """What Compare's form is to show for the clicked row; None where no row is clicked."""
+        found = self.evaluation(chosen)
+        examples = self.answers(found)[1] if found else []
+        if number is None or not 0 <= number < len(examples):
+            return None
+        known = self._checkpoint_names()
+        names = [name for name in found.results["request"]["checkpoints"] if name in known]
+        return {"example": examples[int(number)], "checkpoints": names or known, "k": int(k or 4)}
+
+    def prepared(self, chosen: str | None) -> tuple[Any, str]:
+        """Write the report and all tables of an evaluation."""
+        found = self.evaluation(chosen)
+        if found is None:
+            return gr.skip(), panels.status("There is no evaluation to report", kind="error")
+        folder = Path(tempfile.mkdtemp(prefix="gistdemo-"))
+        rows, examples = self.answers(found)
+        written = {"report.html": html_report(found.results, rows, examples, reference_table()), "table.md": markdown_table(found.results)}
+        for name, text in written.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        paths = [folder / name for name in written] + (export(found, folder) if rows else []) + [found.folder / RESULTS_FILE]
+        return gr.File([str(path) for path in paths], visible=True), panels.status("Report, tables and rows are ready to download")
+
+    def take_import(self, file: Any) -> tuple[Any, str]:
+        return self.take_path(file.name if hasattr(file, "name") else file)
+
+    def take_path(self, path: str) -> tuple[Any, str]:
+        """Import results of others into an evaluation of this installation."""
+        try:
+            if not (path or "").strip():
+                raise UsageError("No path is given. Type the path of a folder, a .zip or a .csv file.")
+            source = Path(path.strip()).expanduser()
+            name = self._free_name(source.stem)
+            results = import_results(source, self.own / name, source.name)
+        except GistDemoError as error:
+            return gr.skip(), panels.status(one_line(error), kind="error")
+        return gr.Dropdown(self.choices(), value=name), panels.status(f"Imported: {results['rows']} rows of {source.name}")
+
+    def _free_name(self, stem: str) -> str:
+        wanted = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip("-.")[:60] or "imported"
+        return next(n for n in (wanted, *(f"{wanted}-{i}" for i in range(2, 10_000))) if not (self.own / n).exists())
