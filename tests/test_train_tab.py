@@ -161,6 +161,13 @@ def test_figures_hold_what_was_measured_and_no_more_points_than_a_screen():
 # --- estimate ------------------------------------------------------------------------------------------------------------
 
 
+def test_memory_that_is_not_free_is_said_before_the_start(tab):
+    small, huge = (estimate(tab.config(*form(batch_size=size)), tab.jobs) for size in (8, 100_000))
+    assert small.memory_gib == pytest.approx(5.0) and small.memory_text().startswith("Up to 5 GiB of memory")
+    assert "are free: use a smaller batch" in huge.memory_text()
+    assert "GiB of memory" in tab.describe(*form())[0]
+
+
 def test_an_estimate_comes_from_a_run_made_here_where_there_is_one(tab):
     config = with_preset("quick", {"name": "x", "data": "d.jsonl", "steps": 100})
     known = estimate(config, tab.jobs)
@@ -171,4 +178,4 @@ def test_an_estimate_comes_from_a_run_made_here_where_there_is_one(tab):
     lines = [json.dumps({"step": n, "loss": 1.0, "time": time.time() + 80.0 * n}) for n in range(1, 6)]
     (tab.jobs.folder(job.id) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     made = estimate(dataclasses.replace(config, backbone="org/name"), tab.jobs)
-    assert made.seconds > 8000 and made.basis == "as fast as 'before' here"
+    assert made.seconds > 8000 and made.basis == "as 'before' here"

@@ -1,9 +1,11 @@
-"""How long a run will take, told before it starts: from runs that were made here, else from figures measured elsewhere. No torch."""
+"""How long a run will take and how much memory, told before it starts: from runs that were made here, else from figures measured elsewhere. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import psutil
 
 from gistdemo.jobs.progress import ProgressReader
 from gistdemo.jobs.queue import Jobs
@@ -12,46 +14,60 @@ from gistdemo.train.config import TrainConfig
 EMBEDDED = "smollm2-135m-instruct"
 # seconds per row of a batch on two cores with native bf16 (docs/LOG.md), long text not counted
 MEASURED = {"lm": 0.4, "embeddings": 0.15, "compressor": 0.19, "joint": 0.2}
+PEAK_GIB = {"lm": 4.3, "embeddings": 4.1, "compressor": 5.0, "joint": 5.8}  # batches of 8 (docs/LOG.md)
+WEIGHTS_GIB = 1.5  # of that: libraries and the backbone, whatever the batch
 SECONDS_PER_OWN_ANSWER = 0.16
 SECONDS_PER_JUDGED_ANSWER = 0.17  # one row, one budget or condition, at the end of a run
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """seconds: of the whole run, None where nothing is known. basis: where it comes from, in words."""
+    """seconds: of the whole run, memory_gib: its peak; None where nothing is known. basis: where they come from, in words."""
 
     seconds: float | None
+    memory_gib: float | None
     basis: str
+
+    def memory_text(self) -> str:
+        """The memory in words, with a warning where it is not free at the moment; empty where nothing is known."""
+        if self.memory_gib is None:
+            return ""
+        free = psutil.virtual_memory().available / 2**30
+        short = "" if self.memory_gib < free else f", but only {free:.1f} GiB are free: use a smaller batch or close other programs"
+        return f"Up to {self.memory_gib:.0f} GiB of memory{short}."
 
 
 def estimate(config: TrainConfig, jobs: Jobs) -> Estimate:
     """Steps, own answers and the final figures of a run."""
     rows = config.steps * config.batch_size * config.accumulation
-    per_row, basis = _made_here(config, jobs)
+    per_row, memory, basis = _made_here(config, jobs)
     if per_row is None and config.backbone == EMBEDDED and config.weights == "lora":
         per_row, basis = MEASURED[config.mode], "measured on two cores with native bf16; older processors take about twice as long"
+        memory = WEIGHTS_GIB + (PEAK_GIB[config.mode] - WEIGHTS_GIB) * config.batch_size / 8
     if per_row is None:
-        return Estimate(None, "no run of this mode on this backbone was made here yet: the first steps will tell")
+        return Estimate(None, None, "no run of this mode on this backbone was made here yet: the first steps will tell")
     seconds = rows * per_row * (1 + 0.3 * config.long_share)
     if config.mode == "compressor":
         seconds += (config.teacher_answers + config.evaluate_rows) * SECONDS_PER_OWN_ANSWER
     if config.gist:
         sets = 2 * (2 if config.long_share else 1)
         seconds += sets * config.evaluate_rows * 2 * (1 + len(config.ks)) * SECONDS_PER_JUDGED_ANSWER
-    return Estimate(seconds, basis)
+    return Estimate(seconds, memory, basis)
 
 
-def _made_here(config: TrainConfig, jobs: Jobs) -> tuple[float | None, str]:
-    """Seconds per row of the latest training job like this one."""
+def _made_here(config: TrainConfig, jobs: Jobs) -> tuple[float | None, float | None, str]:
+    """Seconds per row and peak memory of the latest training job like this one."""
     for job in _latest(jobs):
         same = all(job.settings.get(name) == getattr(config, name) for name in ("mode", "backbone", "weights"))
         if job.kind != "train" or not same:
             continue
-        speed = ProgressReader(jobs.folder(job.id)).read(job.settings.get("steps")).seconds_per_step()
+        progress = ProgressReader(jobs.folder(job.id)).read(job.settings.get("steps"))
+        speed = progress.seconds_per_step()
         if speed is not None:
             size = job.settings["batch_size"] * job.settings["accumulation"]
-            return speed / size, f"as fast as '{job.title}' here"
-    return None, ""
+            memory = max((p["memory_gib"] for p in progress.points if "memory_gib" in p), default=None)
+            return speed / size, memory, f"as '{job.title}' here"
+    return None, None, ""
 
 
 def _latest(jobs: Jobs) -> Sequence:

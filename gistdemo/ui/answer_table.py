@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 HEADERS = ["#", "instruction", "ROUGE-L", "− full", "verdict", "flags", "prompt tok", "answer tok"]
-ORDERS = {"as in the source": None, "best against full": -1, "worst against full": 1, "highest ROUGE-L": -1, "lowest ROUGE-L": 1, "longest instruction": -1}
+ORDERS = {
+    "as in the source": None,
+    "best against full": -1,
+    "worst against full": 1,
+    "highest ROUGE-L": -1,
+    "lowest ROUGE-L": 1,
+    "longest instruction": -1,
+}
 MOST = 300  # lines at a time; search and filters narrow them
 
 

@@ -67,7 +67,9 @@ class EvaluateTab:
         self.conditions = gr.CheckboxGroup(titles, value=list(DEFAULT_CONDITIONS), label="Conditions", elem_id="gd-ev-conditions")
         self.ks = gr.CheckboxGroup([str(k) for k in BUDGETS], value=["4"], label="k", elem_id="gd-ev-ks")
         hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
-        self.data = gr.Textbox(OWN_EXAMPLES, label="Rows to measure on", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-ev-data")
+        self.data = gr.Textbox(
+            OWN_EXAMPLES, label="Rows to measure on", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-ev-data"
+        )
         with gr.Row(elem_classes="gd-tight"):
             self.rows = gr.Number(40, label="How many (0: all)", precision=0, minimum=0, min_width=100, elem_id="gd-ev-rows")
             self.limit = gr.Number(64, label="Answer limit", precision=0, minimum=1, min_width=90, elem_id="gd-ev-limit")
@@ -93,9 +95,13 @@ class EvaluateTab:
         with gr.Row(elem_classes="gd-tight"):
             self.chosen = gr.Dropdown(self.choices(), value=self._newest(), label="Evaluation", elem_id="gd-ev-chosen", scale=4)
             self.prepare = gr.Button("Report and files", size="sm", elem_id="gd-ev-report", scale=1, min_width=130)
-        self.files = gr.File(None, label="Report, tables, rows", file_count="multiple", interactive=False, visible=False, elem_id="gd-ev-files")
+        self.files = gr.File(
+            None, label="Report, tables, rows", file_count="multiple", interactive=False, visible=False, elem_id="gd-ev-files"
+        )
         self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
-        self.picture = gr.Radio(list(PICTURES), value=PICTURES[0], label="Picture", show_label=False, container=False, elem_id="gd-ev-picture")
+        self.picture = gr.Radio(
+            list(PICTURES), value=PICTURES[0], label="Picture", show_label=False, container=False, elem_id="gd-ev-picture"
+        )
         self.plot = gr.Plot(None, show_label=False, elem_id="gd-ev-plot")
 
     def _rows(self) -> None:
@@ -175,9 +181,7 @@ class EvaluateTab:
         chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
         columns = tuple(name for name in CONDITIONS if name in conditions)
         numbers = tuple(sorted(int(k) for k in ks))
-        return EvaluationRequest(
-            chosen, source, int(rows or 0), int(seed or 0), columns, numbers, int(limit or 0), recovery=bool(recovery)
-        )
+        return EvaluationRequest(chosen, source, int(rows or 0), int(seed or 0), columns, numbers, int(limit or 0), recovery=bool(recovery))
 
     def describe(self, *form: Any) -> tuple[str, str]:
         """Estimate and command of the form as it stands."""
@@ -240,7 +244,9 @@ class EvaluateTab:
             self.jobs.tick()
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error")
-        return panels.status("The evaluation stops after its batch; finished rows are kept" if action == "stop" else "The evaluation goes on")
+        return panels.status(
+            "The evaluation stops after its batch; finished rows are kept" if action == "stop" else "The evaluation goes on"
+        )
 
     # --- results ------------------------------------------------------------------------------------------------------
 

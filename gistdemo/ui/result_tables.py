@@ -17,12 +17,16 @@ VERDICTS = ("healthy", "warning", "degenerate")
 def figures(results: Mapping[str, Any]) -> str:
     """Every checkpoint x condition x k of an evaluation with its numbers, n always beside them."""
     heads = "<th></th><th>k</th><th>n</th><th>ROUGE-L</th><th>normalised</th><th>own full</th><th>− truncated</th>"
-    heads += "".join(f"<th>{cells.MARKS[v]} {v}</th>" for v in VERDICTS) + "<th>blind</th><th>prompt tok</th><th>KV KiB</th><th>recovery</th>"
+    heads += (
+        "".join(f"<th>{cells.MARKS[v]} {v}</th>" for v in VERDICTS) + "<th>blind</th><th>prompt tok</th><th>KV KiB</th><th>recovery</th>"
+    )
     blocks = ""
     for name in dict.fromkeys(entry["checkpoint"] for entry in results["answers"]):
         lines = "".join(_figure_line(e, results) for e in results["answers"] if e["checkpoint"] == name)
         blocks += f"<tbody><tr class='gd-group'><th colspan='14'>{escape(name)}</th></tr>{lines}</tbody>"
-    return f"<div class='gd-scroll'><table class='gd-table gd-figures'><thead><tr>{heads}</tr></thead>{blocks}</table></div>{_legend(results)}"
+    return (
+        f"<div class='gd-scroll'><table class='gd-table gd-figures'><thead><tr>{heads}</tr></thead>{blocks}</table></div>{_legend(results)}"
+    )
 
 
 def _figure_line(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:

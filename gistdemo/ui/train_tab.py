@@ -208,6 +208,7 @@ class TrainTab:
         text = (
             f"About {job_cards.duration(found.seconds)} ({found.basis})." if found.seconds is not None else f"{found.basis.capitalize()}."
         )
+        text = f"{text} {found.memory_text()}".strip()
         command = config.command().replace(f"--run runs/{config.name}", "--queue")
         return f'<p class="gd-hint">{panels.escape(text)}</p>', command.replace(
             " --data examples.jsonl", f" --data {shlex.quote('assets/examples.jsonl')}"
