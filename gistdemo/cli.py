@@ -15,7 +15,7 @@ from typing import Any
 
 from gistdemo import __version__
 from gistdemo.checkpoint.manifest import MODES
-from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
+from gistdemo.checkpoint.registry import EVALUATION_FILE, find_checkpoint, list_checkpoints
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.errors import GistDemoError, TrainingError, UsageError, one_line
 from gistdemo.jobs.progress import ProgressReader, tail
@@ -24,6 +24,8 @@ from gistdemo.jobs.record import Job
 from gistdemo.settings import Settings
 from gistdemo.train.config import DTYPES, WEIGHTS, TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
+
+SHOWN_K = 4  # where one budget has to stand for all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,11 +224,13 @@ def _add_eval(commands) -> None:
     p.add_argument("--most-tokens", type=int, default=100_000, help="keep rows with at most so many tokens to compress")
     p.add_argument("--allow-trained", action="store_true", help="measure rows the checkpoint was trained on too; every figure says so")
     p.add_argument("--no-recovery", dest="recovery", action="store_false", help="generate and score only")
+    p.add_argument("--keep", action="store_true", help="keep each checkpoint's figures beside it, as evaluation.json")
     p.set_defaults(command=_eval)
 
 
 def _eval(args, settings: Settings) -> int:
     from gistdemo.evaluate.request import EvaluationRequest
+    from gistdemo.evaluate.results import of_checkpoint, write_json
 
     try:
         ks = tuple(int(part) for part in args.k.split(","))
@@ -251,7 +255,11 @@ def _eval(args, settings: Settings) -> int:
         return _queue(settings, "evaluate", dataclasses.asdict(request), args.title or f"{', '.join(request.checkpoints)}")
     from gistdemo.evaluate.run import evaluate
 
-    _print_results(evaluate(request, args.out, settings, args.title), bool(request.conditions))
+    results = evaluate(request, args.out, settings, args.title)
+    for name in request.checkpoints if args.keep else ():
+        entry = find_checkpoint(name, settings.checkpoint_dirs)
+        write_json(entry.folder / EVALUATION_FILE, of_checkpoint(results, entry.manifest.name))
+    _print_results(results, bool(request.conditions))
     return 0
 
 
@@ -293,7 +301,7 @@ def _checkpoints(args, settings: Settings) -> int:
         budget = f"k 1..{m.max_k}" if m.max_k else "no gist"
         print(
             f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}{' (stand-in)' if m.stand_in else ''}"
-            f"{_recovery_text(m.recovery)}{_verdicts_text(entry.evaluation())}"
+            f"{_recovery_text(entry.recovery())}{_verdicts_text(entry.evaluation())}"
         )
     if not entries:
         print("No checkpoint found in " + ", ".join(str(folder) for folder in settings.checkpoint_dirs))
@@ -321,8 +329,9 @@ def _verdicts_text(evaluation: dict | None) -> str:
         parts = [
             f"{e['condition']}{' k=' + str(e['k']) if e['k'] else ''} {100 * e['verdicts']['degenerate'] / e['n']:.0f} %"
             for e in (evaluation or {})["answers"]
+            if e["k"] in (0, SHOWN_K)
         ]
-        return f"\n{'':<25}degenerate of {evaluation['rows']} examples: {', '.join(parts)}"
+        return f"\n{'':<25}degenerate of {evaluation['rows']} rows: {', '.join(parts)}"
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return ""
 

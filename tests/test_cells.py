@@ -356,7 +356,7 @@ def test_an_evaluation_kept_beside_a_checkpoint_is_shown_and_a_broken_one_is_not
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps({"rows": 4, "answers": answers}))
     text = Page(panels.checkpoints([entry])).check().text
-    assert "greedy answers to 4 examples" in text and "Gist, k = 4" in text and "75 %" in text and "25 %" in text
+    assert "Greedy answers to 4 rows" in text and "Gist, k = 4" in text and "75 %" in text and "25 %" in text
     for broken in ("", "[]", "{", '{"answers": []}', '{"rows": 4, "answers": [{"condition": "full"}]}', '{"rows": "<b>", "answers": []}'):
         path.write_text(broken)
-        assert "greedy answers" not in Page(panels.checkpoints([entry])).check().text
+        assert "Greedy answers" not in Page(panels.checkpoints([entry])).check().text

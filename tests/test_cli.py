@@ -228,7 +228,7 @@ def test_checkpoints_shows_the_verdicts_of_an_evaluation_kept_beside_them(home, 
         (home.shipped_checkpoints_dir / name / "evaluation.json").write_text(json.dumps(content))
     assert main(["checkpoints"]) == 0
     found = [line.strip() for line in capsys.readouterr().out.splitlines() if "degenerate" in line]
-    assert found == ["degenerate of 4 examples: full 25 %, gist k=4 25 %"]
+    assert found == ["degenerate of 4 rows: full 25 %, gist k=4 25 %"]
 
 
 def test_checkpoints_as_json_parse_and_hold_the_manifests(home, capsys):

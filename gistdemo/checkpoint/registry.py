@@ -32,6 +32,12 @@ class Entry:
             return None
         return found if isinstance(found, dict) else None
 
+    def recovery(self) -> dict[str, Any]:
+        """Recovery by kind of answers: of the evaluation beside the checkpoint where it has some, else as measured after training."""
+        measured = (self.evaluation() or {}).get("recovery")
+        later = measured.get(self.name) if isinstance(measured, dict) else None
+        return (self.manifest.recovery if self.manifest else {}) | (later if isinstance(later, dict) else {})
+
 
 def list_checkpoints(folders: Sequence[Path]) -> list[Entry]:
     """Every sub-folder of the given folders: folder by folder, within one by mode as in MODES (backbones, gist vectors alone, tuned

@@ -76,6 +76,14 @@ def find_evaluations(parents: Sequence[Path]) -> list[Evaluation]:
     return sorted(found, key=lambda e: (str(e.results.get("created", "")), e.id), reverse=True)
 
 
+def of_checkpoint(results: dict[str, Any], name: str) -> dict[str, Any]:
+    """The part of results that is about one checkpoint, to be kept beside it."""
+    kept = ("format", "title", "source", "request", "command", "rows", "rows_trained_on", "digest", "versions", "created", "seconds")
+    answers = [entry for entry in results["answers"] if entry["checkpoint"] == name]
+    recovery = {name: results["recovery"][name]} if name in results["recovery"] else {}
+    return {key: results[key] for key in kept} | {"answers": answers, "recovery": recovery}
+
+
 def table(rows: Sequence[dict[str, Any]], examples: Sequence[dict[str, str]]):
     """All answers with their instructions and references, one line each, as a pandas DataFrame."""
     import pandas

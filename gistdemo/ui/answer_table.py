@@ -52,7 +52,7 @@ def _gain(record: Mapping[str, Any], full: Mapping[int, float | None]) -> float 
 
 def _rank(item: tuple[Mapping[str, Any], float | None, Mapping[str, str]], order: str) -> tuple[bool, float, int]:
     """Unknown values come last, equal ones in the order of the source."""
-    record, gain, example = item
+    record, gain, _ = item
     values = {"best": gain, "worst": gain, "highest": record["rougeL"], "lowest": record["rougeL"], "longest": record["instruction_tokens"]}
     value = values.get(order.split()[0])
     sign = ORDERS.get(order)

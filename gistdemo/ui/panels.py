@@ -42,10 +42,11 @@ def _entry(entry: Entry) -> str:
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return (
         f'<article class="gd-ck"><header><h4>{escape(m.title)}</h4><span class="gd-badge gd-b-healthy">● usable</span></header>'
-        f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_verdicts(entry)}{_recovery(m)}</article>'
+        f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_verdicts(entry)}{_recovery(entry)}</article>'
     )
 
 
+SHOWN_K = 4  # where one budget has to stand for all
 TARGETS = {
     "references": "reference answers",
     "own_answers": "the model's own full-prompt answers",
@@ -76,21 +77,24 @@ def _verdicts(entry: Entry) -> str:
         found = entry.evaluation() or {}
         lines = ""
         for e in found["answers"]:
+            if e["k"] not in (0, SHOWN_K):
+                continue
             title = CONDITIONS[e["condition"]].title + (f", k = {e['k']:d}" if e["k"] else "")
             cells = "".join(f"<td>{100 * e['verdicts'][v] / e['n']:.0f} %</td>" for v in ("healthy", "warning", "degenerate"))
-            lines += f"<tr><th>{escape(title)}</th>{cells}</tr>"
-        head = "<tr><th></th><th>● healthy</th><th>▲ warning</th><th>■ degenerate</th></tr>"
-        return f"<table class='gd-table'><caption>Verdicts, greedy answers to {found['rows']:d} examples</caption>{head}{lines}</table>"
+            score = f"{e['rougeL']:.1f}" if e.get("rougeL") is not None else "–"
+            lines += f"<tr><th>{escape(title)}</th><td>{score}</td>{cells}</tr>"
+        head = "<tr><th></th><th>ROUGE-L</th><th>● healthy</th><th>▲ warning</th><th>■ degenerate</th></tr>"
+        return f"<table class='gd-table'><caption>Greedy answers to {found['rows']:d} rows not trained on</caption>{head}{lines}</table>"
     except (*NOT_OURS, ZeroDivisionError):
         return ""
 
 
-def _recovery(manifest: Manifest) -> str:
+def _recovery(entry: Entry) -> str:
     """Recovery per budget beside its control, for both kinds of answers."""
     tables = []
     for target, title in TARGETS.items():
         try:
-            tables.append(_recovery_table(manifest.recovery[target], title))
+            tables.append(_recovery_table(entry.recovery()[target], title))
         except NOT_OURS:
             continue
     return "".join(tables)
