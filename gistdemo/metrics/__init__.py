@@ -10,8 +10,8 @@ Pure functions on text and integers: no torch, no transformers; rouge_score is i
 """
 
 from gistdemo.metrics.degeneration import Diagnosis, diagnose, instruction_blind
-from gistdemo.metrics.flags import Flag
+from gistdemo.metrics.flags import FLAGS, Flag
 from gistdemo.metrics.repetition import Loop, find_loop, tail_loop
 from gistdemo.metrics.rouge import normalised_score, rouge
 
-__all__ = ["Diagnosis", "Flag", "Loop", "diagnose", "find_loop", "instruction_blind", "normalised_score", "rouge", "tail_loop"]
+__all__ = ["FLAGS", "Diagnosis", "Flag", "Loop", "diagnose", "find_loop", "instruction_blind", "normalised_score", "rouge", "tail_loop"]

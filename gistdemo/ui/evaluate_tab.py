@@ -52,6 +52,7 @@ class EvaluateTab:
                 self._form()
             with gr.Column(scale=8, min_width=340):
                 self._results()
+        self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
         self._rows()
         with gr.Accordion("Figures of others: the paper, and an earlier experiment", open=False):
             gr.HTML(result_tables.references(reference_table()), padding=False)
@@ -71,7 +72,7 @@ class EvaluateTab:
             OWN_EXAMPLES, label="Rows to measure on", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-ev-data"
         )
         with gr.Row(elem_classes="gd-tight"):
-            self.rows = gr.Number(40, label="How many (0: all)", precision=0, minimum=0, min_width=100, elem_id="gd-ev-rows")
+            self.rows = gr.Number(40, label="Rows (0: all)", precision=0, minimum=0, min_width=100, elem_id="gd-ev-rows")
             self.limit = gr.Number(64, label="Answer limit", precision=0, minimum=1, min_width=90, elem_id="gd-ev-limit")
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=70)
         self.recovery = gr.Checkbox(True, label="Recovery (NLL) as well", container=False)
@@ -98,7 +99,6 @@ class EvaluateTab:
         self.files = gr.File(
             None, label="Report, tables, rows", file_count="multiple", interactive=False, visible=False, elem_id="gd-ev-files"
         )
-        self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
         self.picture = gr.Radio(
             list(PICTURES), value=PICTURES[0], label="Picture", show_label=False, container=False, elem_id="gd-ev-picture"
         )
@@ -300,8 +300,9 @@ class EvaluateTab:
             if picture == "By length":
                 return figures.rouge_by_length(rows, checkpoint, int(k or 0))
             return figures.gist_against_full(rows, examples, checkpoint, int(k or 0))
-        made = {"ROUGE-L": figures.rouge_bars, "Quality by k": figures.quality_by_k, "Recovery by k": figures.recovery_by_k}
-        return made.get(picture, figures.verdict_shares)(found.results)
+        if picture in ("ROUGE-L", "Verdicts"):
+            return (figures.rouge_bars if picture == "ROUGE-L" else figures.verdict_shares)(found.results, int(k) if k else None)
+        return (figures.quality_by_k if picture == "Quality by k" else figures.recovery_by_k)(found.results)
 
     def list_rows(self, chosen, checkpoint, condition, k, verdict, order, text) -> list[list[Any]]:
         found = self.evaluation(chosen)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gistdemo.evaluate.figures import INK, styled
+
 MOST_POINTS = 600  # more than a screen is wide; every point beyond costs time and shows nothing
 SMOOTHING = 0.9  # share of the old value in the running mean
 SERIES = (("loss", "loss", "#2a9187"), ("kl", "KL", "#c07a1c"), ("cross_entropy", "cross-entropy", "#8a8375"))
@@ -46,7 +48,7 @@ def loss_figure(points: Sequence[dict[str, Any]], log_scale: bool = False) -> An
         )
         figure.add_scatter(x=steps, y=smooth(values), mode="lines", line={"color": colour, "width": 2}, name=label)
     figure.update_yaxes(type="log" if log_scale else "linear", title="nats per token")
-    return _styled(figure, "step")
+    return _over_steps(figure)
 
 
 def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
@@ -68,24 +70,11 @@ def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
         figure.add_scatter(
             x=steps, y=swapped, mode="lines", line={"color": colour, "dash": "dot", "width": 1}, name=f"{label}: another row's gist"
         )
-    figure.add_hline(y=1, line={"color": "#a39c8e", "width": 1})
+    figure.add_hline(y=1, line={"color": INK, "width": 1})
     figure.update_yaxes(title="recovery", range=[-0.6, 1.15])
-    return _styled(figure, "step")
+    return _over_steps(figure)
 
 
-def _styled(figure: Any, x_title: str) -> Any:
-    """Transparent ground and grey ink: readable on light and on dark."""
-    ink = "#8a8375"
-    figure.update_layout(
-        height=280,
-        margin={"l": 50, "r": 10, "t": 10, "b": 40},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": ink, "size": 12},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hovermode="x unified",
-    )
-    grid = {"gridcolor": "rgba(138,131,117,.25)", "zeroline": False}
-    figure.update_xaxes(title=x_title, **grid)
-    figure.update_yaxes(**grid)
-    return figure
+def _over_steps(figure: Any) -> Any:
+    figure.update_layout(hovermode="x unified")
+    return styled(figure, "step", height=280)

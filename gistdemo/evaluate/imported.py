@@ -1,0 +1,318 @@
+"""Results of other programs, read into our format and judged by our metrics, so that anybody's outputs can be audited. No torch.
+
+Read: a folder or .zip with any of metrics.json, eval_results.json, sample_outputs.json (the names of an earlier experiment, see
+`earlier_format`), or a .csv of predictions with the columns x, y_pred, y_true (Mu et al. 2023).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gistdemo.data.alpaca import rows_digest
+from gistdemo.errors import DataError, one_line
+from gistdemo.evaluate.earlier_format import NAMES
+from gistdemo.evaluate.results import EXAMPLES_FILE, FORMAT, RESULTS_FILE, ROWS_FILE, versions, write_json
+from gistdemo.evaluate.summary import ROUGE, summarise
+from gistdemo.metrics import diagnose, rouge
+from gistdemo.prompts import Example
+
+MOST_BYTES = 100 * 2**20  # per file
+MOST_ROWS = 20_000
+FILES = ("sample_outputs.json", "eval_results.json", "metrics.json")
+FRAMES = (("Instruction:", "\nInput:", "\nOutput:"), ("### Instruction:", "### Input:", "### Response:"))
+
+
+@dataclass
+class Foreign:
+    """What was read: rows, judged answers (records as of `answers.answer`), and what looks wrong, in sentences."""
+
+    examples: list[Example] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    claimed: dict[str, Any] = field(default_factory=dict)
+
+
+def read_foreign(path: Path, name: str) -> Foreign:
+    """Read results of another program. name: stands where ours has the checkpoint.
+
+    Raises: DataError: nothing to read, too large, not UTF-8, not JSON or CSV, or a field of the wrong type; nothing is kept then.
+    """
+    if path.suffix.lower() == ".csv":
+        found = _from_csv(_bounded(path, path.name), path.name, name)
+    else:
+        found = _from_files(_files(path), path.name, name)
+    if not found.records:
+        raise DataError(
+            f"'{path.name}' has no answers to judge. Give a sample_outputs.json, or a .csv with the columns x, y_pred and y_true."
+        )
+    _audit(found)
+    return found
+
+
+def import_results(path: Path, folder: Path, title: str) -> dict[str, Any]:
+    """Judge results of another program and write them as an evaluation into a new folder, whole or not at all. Returns the results.
+
+    Raises: DataError: see `read_foreign`; or the folder exists.
+    """
+    if folder.exists():
+        raise DataError(f"There is an evaluation '{folder.name}' already. Give the file another name, or delete that folder.")
+    found = read_foreign(path, path.stem)
+    results = {
+        "format": FORMAT,
+        "title": title,
+        "source": "imported",
+        "request": {"checkpoints": [path.stem], "data": path.name},
+        "command": "",
+        "rows": len(found.examples),
+        "rows_trained_on": 0,
+        "digest": rows_digest(found.examples),
+        "answers": summarise(found.records, found.examples),
+        "recovery": {},
+        "notes": found.notes,
+        "claimed": found.claimed,
+        "versions": versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        "seconds": 0.0,
+    }
+    building = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        building.mkdir(parents=True)
+        _write_lines(building / EXAMPLES_FILE, map(dataclasses.asdict, found.examples))
+        _write_lines(building / ROWS_FILE, found.records)
+        write_json(building / RESULTS_FILE, results)
+        os.replace(building, folder)
+    except OSError as error:
+        raise DataError(f"The import cannot be written ({one_line(error)}). Free disk space and import again.") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return results
+
+
+def _write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------------
+
+
+def _files(path: Path) -> dict[str, str]:
+    """The texts of the known files in a folder or zip, by name."""
+    if path.is_dir():
+        found = {name: _bounded(path / name, name) for name in FILES if (path / name).is_file()}
+    elif path.suffix.lower() == ".zip" and path.is_file():
+        found = _from_zip(path)
+    elif not path.exists():
+        raise DataError(f"'{path.name}' does not exist. Give a folder, a .zip or a .csv file.")
+    else:
+        raise DataError(f"'{path.name}' is not a folder, a .zip or a .csv file.")
+    if not found:
+        raise DataError(f"'{path.name}' holds none of {', '.join(FILES)}.")
+    return found
+
+
+def _from_zip(path: Path) -> dict[str, str]:
+    """Known files at any depth of a zip; nothing is unpacked to disk, so names of entries cannot lead anywhere."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {info.filename.rsplit("/", 1)[-1]: info for info in archive.infolist()}
+            texts = {}
+            for name in FILES:
+                if name in entries:
+                    with archive.open(entries[name]) as file:
+                        texts[name] = _text(file.read(MOST_BYTES + 1), name)  # bounded: a header may lie about the size
+            return texts
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        raise DataError(f"'{path.name}' is not a zip file that can be read ({one_line(error)[:100]}).") from error
+
+
+def _bounded(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            return _text(file.read(MOST_BYTES + 1), name)
+    except OSError as error:
+        raise DataError(f"'{name}' cannot be read ({error.strerror}).") from error
+
+
+def _text(content: bytes, name: str) -> str:
+    if len(content) > MOST_BYTES:
+        raise DataError(f"'{name}' is larger than {MOST_BYTES // 2**20} MB, the most that is read. Give a part of it.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{name}' is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+
+
+def _json(text: str, name: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{name}' is not valid JSON ({one_line(error)[:120]}).") from error
+    if not isinstance(value, kind):
+        raise DataError(f"'{name}' holds a JSON {type(value).__name__}; a {kind.__name__} is expected.")
+    return value
+
+
+# --- the earlier experiment's files ---------------------------------------------------------------------------------------
+
+
+def _from_files(texts: Mapping[str, str], source: str, name: str) -> Foreign:
+    found = Foreign()
+    results = _json(texts["eval_results.json"], "eval_results.json", dict) if "eval_results.json" in texts else {}
+    metrics = _json(texts["metrics.json"], "metrics.json", dict) if "metrics.json" in texts else {}
+    found.notes += [f"{missing} is missing." for missing in FILES if missing not in texts]
+    found.claimed = _claims(results, found.notes)
+    k = next((v for v in (results.get("num_gist_tokens"), metrics.get("num_gist_tokens")) if isinstance(v, int) and v > 0), 1)
+    samples = _json(texts["sample_outputs.json"], "sample_outputs.json", list) if "sample_outputs.json" in texts else []
+    if not samples:
+        raise DataError(f"'{source}' has no sample_outputs.json with answers; scores without answers cannot be checked.")
+    _limit(samples, source)
+    for number, sample in enumerate(samples):
+        _add_sample(found, sample, number, name, k)
+    _compare_prompts(found, samples)
+    return found
+
+
+def _add_sample(found: Foreign, sample: Any, number: int, name: str, k: int) -> None:
+    where = f"sample_outputs.json, entry {number + 1}"
+    if not isinstance(sample, dict):
+        raise DataError(f"{where}: a {type(sample).__name__} instead of an object.")
+    prompts = sample.get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise DataError(f"{where}: prompts is a {type(prompts).__name__} instead of an object.")
+    reference = _string(sample.get("reference"), f"{where}, reference")
+    instruction, given = _unframed(_string(prompts.get("full"), f"{where}, prompts.full"))
+    example = Example(instruction, given, reference)
+    found.examples.append(example)
+    for condition, field_name in NAMES.items():
+        if sample.get(field_name) is not None:
+            text = _string(sample[field_name], f"{where}, {field_name}")
+            found.records.append(_record(name, condition, k if condition != "full" else 0, number, text, example))
+
+
+def _string(value: Any, where: str) -> str:
+    """Text; nothing and NaN count as empty."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: a {type(value).__name__} instead of text ({str(value)[:40]!r}).")
+    return value
+
+
+def _unframed(prompt: str) -> tuple[str, str]:
+    """Instruction and input of a whole prompt, where its frame is a known one; else the whole prompt as the instruction.
+
+    >>> _unframed("Instruction: Say hi.\\nInput: Bob\\nOutput:")
+    ('Say hi.', 'Bob')
+    """
+    for before, between, after in FRAMES:
+        if before in prompt:
+            text = prompt.split(before, 1)[1].split(after, 1)[0]
+            instruction, _, given = text.partition(between)
+            return instruction.strip(), given.strip()
+    return prompt.strip(), ""
+
+
+def _claims(results: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """ROUGE as the other program reports it (F1, 0 to 1), by condition."""
+    scores = results.get("rouge_scores")
+    if not isinstance(scores, dict):
+        return {}
+    claimed = {}
+    for condition, name in NAMES.items():
+        value = scores.get(name, {}).get("rougeL") if isinstance(scores.get(name), dict) else None
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            claimed[condition] = value
+        elif value is not None:
+            notes.append(f"Its own ROUGE-L of {name} is {value!r}, which is not a number.")
+    return claimed
+
+
+def _compare_prompts(found: Foreign, samples: list[dict[str, Any]]) -> None:
+    prompts = [sample.get("prompts") or {} for sample in samples]
+    known = [p for p in prompts if isinstance(p.get("full"), str)]
+    if not known:
+        found.notes.append("Prompts were not recorded: what each condition was shown cannot be checked.")
+        return
+    cut = [p for p in known if isinstance(p.get("truncated"), str)]
+    whole = sum(p["truncated"].startswith(p["full"]) for p in cut)
+    if whole:
+        found.notes.append(f"The truncated prompt holds the whole full prompt in {whole} of {len(cut)} rows: nothing was truncated.")
+    gist = [p["gist"] for p in known if isinstance(p.get("gist"), str)]
+    if len(gist) > 1 and len(set(gist)) < len(gist):
+        most = max(gist.count(text) for text in set(gist))
+        found.notes.append(f"{most} of {len(gist)} gist prompts are the same text: they cannot hold the instruction.")
+
+
+# --- predictions of the paper ---------------------------------------------------------------------------------------------
+
+
+def _from_csv(text: str, source: str, name: str) -> Foreign:
+    csv.field_size_limit(MOST_BYTES)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if not {"x", "y_pred", "y_true"} <= set(reader.fieldnames or ()):
+            raise DataError(f"'{source}' has the columns {', '.join(reader.fieldnames or ()) or 'none'}; x, y_pred and y_true are needed.")
+        lines = list(reader)
+    except csv.Error as error:
+        raise DataError(f"'{source}' is not a CSV file that can be read ({error}).") from error
+    _limit(lines, source)
+    found = Foreign()
+    for number, line in enumerate(lines):
+        if None in (line["x"], line["y_pred"], line["y_true"]):
+            raise DataError(f"'{source}' row {number + 1} has too few columns.")
+        instruction, given = _unframed(line["x"].replace("<GIST>", ""))
+        example = Example(instruction, given, line["y_true"].strip())
+        found.examples.append(example)
+        found.records.append(_record(name, "gist", 0, number, line["y_pred"], example))
+    return found
+
+
+def _limit(rows: list[Any], source: str) -> None:
+    if len(rows) > MOST_ROWS:
+        raise DataError(f"'{source}' has {len(rows):,} rows; at most {MOST_ROWS:,} are read. Give a part of them.")
+
+
+# --- our judgement --------------------------------------------------------------------------------------------------------
+
+
+def _record(name: str, condition: str, k: int, row: int, text: str, example: Example) -> dict[str, Any]:
+    found = diagnose(text, None, example.instruction, example.input, None)
+    unknown = ("tokens", "finish_reason", "prompt_tokens", "instruction_tokens", "kept_tokens", "kv_bytes")
+    scores = rouge(text, example.output) if example.output else dict.fromkeys(ROUGE)
+    flags = [flag.code for flag in found.flags if flag.severity != "info"]
+    key = {"checkpoint": name, "condition": condition, "k": k, "row": row, "text": text}
+    return key | dict.fromkeys(unknown) | scores | {"verdict": found.verdict, "flags": flags}
+
+
+def _audit(found: Foreign) -> None:
+    """What our metrics say against what was claimed, and whether the instruction can have reached the model."""
+    for entry in summarise(found.records, found.examples):
+        condition, same = entry["condition"], entry["identical"]
+        if same and same["count"] > 1:
+            why = (
+                "the instruction never reached the model"
+                if same["count"] > entry["n"] / 2
+                else "different instructions got the same answer"
+            )
+            words = why if same["text"] else "nothing was said"
+            found.notes.append(f"{same['count']} of {entry['n']} {condition} outputs are identical: {words}.")
+        if entry["verdicts"]["degenerate"]:
+            found.notes.append(f"{entry['verdicts']['degenerate']} of {entry['n']} {condition} outputs are degenerate.")
+        claim = found.claimed.get(condition)
+        if claim is not None and entry["rougeL"] is not None:
+            found.notes.append(
+                f"ROUGE-L of {condition}: claimed {100 * claim:.1f}, {entry['rougeL']:.1f} on the {entry['scored']} answers that are here."
+            )
