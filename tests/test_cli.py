@@ -330,7 +330,7 @@ def test_files_may_be_named_only_where_the_page_stays_on_this_machine(app, monke
 @pytest.fixture
 def quiet_queue(monkeypatch):
     """A queue that starts nothing: its jobs stay where they are put."""
-    monkeypatch.setattr("gistdemo.cli.Jobs.tick", lambda self: None)
+    monkeypatch.setattr("gistdemo.jobs.queue.Jobs.tick", lambda self: None)
 
 
 def test_a_run_can_be_queued_and_shown_and_taken_out_and_put_back(home, tmp_path, capsys, quiet_queue):

@@ -21,6 +21,7 @@ from gistdemo.errors import GistDemoError, one_line
 from gistdemo.jobs.queue import Jobs
 from gistdemo.settings import Settings
 from gistdemo.ui import panels
+from gistdemo.ui.checkpoints_tab import CheckpointsTab
 from gistdemo.ui.compare_tab import CompareTab
 from gistdemo.ui.evaluate_tab import EvaluateTab
 from gistdemo.ui.train_tab import TrainTab, Watch
@@ -100,11 +101,12 @@ def build_app(
                 training = TrainTab(settings, watch, local)
                 training.build(status)
             with gr.Tab("Checkpoints", id="checkpoints") as checkpoints_tab:
-                listing = gr.HTML(panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), padding=False)
+                shelf = CheckpointsTab(settings, watch.jobs)
+                shelf.build(status)
             with gr.Tab("About", id="about"):
                 gr.Markdown((settings.assets_dir / "about.md").read_text(encoding="utf-8"), elem_classes="gd-about")
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        checkpoints_tab.select(lambda: panels.checkpoints(list_checkpoints(settings.checkpoint_dirs)), None, listing, queue=False, **quick)
+        checkpoints_tab.select(shelf.refresh, shelf.chosen, [shelf.listing, shelf.chosen], queue=False, **quick)
         gr.on([compare_tab.select, page.load], tab.offered, None, tab.checkpoints, queue=False, **quick)
         page.load(warm_up.watch, None, status, concurrency_limit=None, **quick)
         _restore_from_link(page, tab, quick)

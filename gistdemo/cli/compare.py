@@ -1,0 +1,78 @@
+"""`gistdemo compare`: one instruction under every condition, printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+
+from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
+from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
+from gistdemo.settings import Settings
+
+
+def add(commands) -> None:
+    p = commands.add_parser("compare", help="answer one instruction under every condition, as the Compare tab does")
+    p.add_argument("instruction", help="what the model should do")
+    p.add_argument("--input", default="", help="text the instruction works on")
+    p.add_argument("--reference", default="", help="a reference answer, for ROUGE")
+    p.add_argument("--checkpoint", action="append", metavar="NAME", help="name or folder; repeat for several (default: all usable ones)")
+    p.add_argument(
+        "--conditions", default=",".join(DEFAULT_CONDITIONS), help=f"comma-separated, of {', '.join(CONDITIONS)} (default: %(default)s)"
+    )
+    p.add_argument("--k", type=int, default=4, help="gist tokens, and the budget of `truncated` (default: %(default)s)")
+    p.add_argument("--max-new-tokens", type=int, default=128, help="answer limit (default: %(default)s)")
+    p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    p.add_argument("--top-p", type=float, default=1.0, help="nucleus (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="seed of every row's own generator (default: %(default)s)")
+    p.add_argument("--json", action="store_true", help="print the cells as JSON")
+    p.set_defaults(command=_compare)
+
+
+def _compare(args, settings: Settings) -> int:
+    from gistdemo.checkpoint.pool import ModelPool
+    from gistdemo.compare import compare
+    from gistdemo.generation import Sampling
+    from gistdemo.grid import CompareRequest
+    from gistdemo.prompts import Example
+
+    names = args.checkpoint or [e.name for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
+    for name in names:
+        find_checkpoint(name, settings.checkpoint_dirs)  # a wrong name is one message here, not one per cell
+    request = CompareRequest(
+        Example(args.instruction, args.input, args.reference),
+        tuple(names),
+        tuple(c.strip() for c in args.conditions.split(",") if c.strip()),
+        args.k,
+        Sampling(args.max_new_tokens, args.temperature, args.top_p, args.seed),
+    )
+    stop, last, shown = threading.Event(), None, ""
+    for last in compare(request, ModelPool(settings), stop):
+        if last.fraction is not None and last.message != shown:
+            shown = last.message
+            print(f"{last.fraction:4.0%} {shown}", file=sys.stderr)
+    if args.json:
+        print(json.dumps([cell.to_dict() for cell in last.cells], ensure_ascii=False, indent=2))
+    else:
+        print("\n\n".join(_cell_text(cell) for cell in last.cells))
+    return 2 if all(cell.error for cell in last.cells) else 0
+
+
+def _cell_text(cell) -> str:
+    head = f"== {cell.checkpoint} / {cell.condition}"
+    if cell.error:
+        return f"{head}: error\n{cell.error}"
+    numbers = [
+        f"prompt {cell.prompt_tokens} tokens",
+        f"instruction {cell.instruction_tokens} -> {cell.kept_tokens}",
+        f"KV {cell.kv_bytes / 1024:.0f} KiB",
+    ]
+    numbers.append(f"answer {cell.answer_tokens} tokens ({cell.finish_reason})")
+    if cell.first_token_seconds is not None:
+        numbers.append(f"first token {cell.first_token_seconds:.2f} s")
+    if cell.tokens_per_second is not None:
+        numbers.append(f"{cell.tokens_per_second:.1f} tokens/s")
+    if cell.rouge:
+        numbers.append("ROUGE-1/2/L " + " / ".join(f"{cell.rouge[n]:.1f}" for n in ("rouge1", "rouge2", "rougeL")))
+    flags = [f"  {flag.severity}: {flag.name.replace('_', ' ')}: {flag.evidence}" for flag in cell.diagnosis.flags]
+    return "\n".join([f"{head}: {cell.diagnosis.verdict}", "  " + ", ".join(numbers), *flags, cell.text])

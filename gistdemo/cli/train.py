@@ -1,0 +1,78 @@
+"""`gistdemo train`: a run in this process, or in the queue."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from gistdemo.checkpoint.manifest import MODES
+from gistdemo.cli.output import enqueue, log_to_stderr
+from gistdemo.errors import TrainingError
+from gistdemo.settings import Settings
+from gistdemo.train.config import DTYPES, WEIGHTS, TrainConfig
+from gistdemo.train.presets import PRESETS, with_preset
+
+
+def add(commands) -> None:
+    p = commands.add_parser(
+        "train", help="train a gist checkpoint, or resume a run", description="Settings given by hand override those of a preset."
+    )
+    where = p.add_mutually_exclusive_group(required=True)
+    where.add_argument("--run", type=Path, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed")
+    where.add_argument("--queue", action="store_true", help="put the run into the queue of background jobs instead (see `jobs`)")
+    p.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder to write (default: DIR/checkpoint)")
+    p.add_argument("--preset", choices=tuple(PRESETS), help="; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items()))
+    for field in dataclasses.fields(TrainConfig):
+        flag = "--" + field.name.replace("_", "-")
+        given: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(field)}
+        if field.type == "bool":
+            p.add_argument(flag, action=argparse.BooleanOptionalAction, **given)
+        elif isinstance(field.default, tuple):
+            item = type(field.default[0])
+            p.add_argument(
+                flag,
+                type=lambda text, item=item: tuple(_item(part, item) for part in text.split(",")),
+                metavar="A,B,..",
+                **given,
+            )
+        else:
+            kind = str if field.default is dataclasses.MISSING else type(field.default)
+            choices = {"mode": MODES, "weights": WEIGHTS, "dtype": DTYPES}.get(field.name)
+            metavar = None if choices else kind.__name__.upper()
+            p.add_argument(flag, type=kind, choices=choices, metavar=metavar, **given)
+    p.set_defaults(command=_train)
+
+
+def _help(field: dataclasses.Field) -> str:
+    text = field.metadata["help"].replace("%", "%%")
+    if field.default is dataclasses.MISSING or field.default == "":
+        return text
+    value = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"{text} (default: {value})"
+
+
+def _item(text: str, kind: type):
+    try:
+        return kind(text.strip())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of {kind.__name__}") from error
+
+
+def _train(args, settings: Settings) -> int:
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
+    config = with_preset(args.preset or "", given)
+    if args.queue:
+        return enqueue(settings, "train", dataclasses.asdict(config), config.name)
+    try:
+        args.run.mkdir(parents=True, exist_ok=True)
+        log_file = logging.FileHandler(args.run / "log.txt", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"Run directory '{args.run}' cannot be written ({error.strerror}). Give another one with --run.") from error
+    log_to_stderr(log_file)
+    from gistdemo.train.run import train
+
+    print(train(config, args.run, settings, args.out))
+    return 0

@@ -1,0 +1,94 @@
+"""The Checkpoints tab: what is there and how good it is; take one home as a zip, take one in, delete one."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from gistdemo.checkpoint.archive import delete, pack, unpack
+from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.errors import GistDemoError, UsageError, one_line
+from gistdemo.jobs.queue import Jobs
+from gistdemo.jobs.uses import users_of
+from gistdemo.settings import Settings
+from gistdemo.ui import panels
+
+
+class CheckpointsTab:
+    """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
+
+    def __init__(self, settings: Settings, jobs: Jobs):
+        self.settings, self.jobs = settings, jobs
+        self.own = settings.checkpoint_dirs[-1]
+
+    def build(self, status: gr.HTML) -> None:
+        """Lay the tab out. status: the page's status line."""
+        self.listing = gr.HTML(self.shown(), padding=False, elem_id="gd-ck-list")
+        with gr.Row(elem_classes="gd-tight gd-ck-actions"):
+            self.chosen = gr.Dropdown(self.names(), value=None, label="Checkpoint", elem_id="gd-ck-chosen", scale=3)
+            self.prepare = gr.Button("Prepare zip", size="sm", elem_id="gd-ck-zip", scale=1, min_width=110)
+            self.download = gr.DownloadButton(
+                "Download zip", size="sm", interactive=False, elem_id="gd-ck-download", scale=1, min_width=120
+            )
+            self.upload = gr.UploadButton("Import zip", file_types=[".zip"], size="sm", elem_id="gd-ck-import", scale=1, min_width=110)
+        with gr.Row(elem_classes="gd-tight"):
+            self.sure = gr.Checkbox(False, label="Yes, delete its files", container=False, elem_id="gd-ck-sure", scale=3)
+            self.delete = gr.Button("Delete", size="sm", elem_id="gd-ck-delete", scale=1, min_width=110)
+        private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        changed = [self.listing, self.chosen]
+        self.prepare.click(self.packed, self.chosen, [self.download, status], **private)
+        self.chosen.change(lambda: gr.DownloadButton(value=None, interactive=False), None, self.download, queue=False, **private)
+        self.upload.upload(self.take_in, self.upload, status, **private).then(self.refresh, self.chosen, changed, **private)
+        self.delete.click(self.remove, [self.chosen, self.sure], [status, self.sure], **private).then(
+            self.refresh, self.chosen, changed, **private
+        )
+
+    def names(self) -> list[str]:
+        return [entry.name for entry in list_checkpoints(self.settings.checkpoint_dirs)]
+
+    def shown(self) -> str:
+        return panels.checkpoints(list_checkpoints(self.settings.checkpoint_dirs))
+
+    def refresh(self, chosen: str | None) -> tuple[str, Any]:
+        """Listing and choices of this moment."""
+        names = self.names()
+        return self.shown(), gr.Dropdown(names, value=chosen if chosen in names else None)
+
+    def packed(self, name: str | None) -> tuple[Any, str]:
+        """Make the zip of a checkpoint and offer it."""
+        try:
+            entry = self._entry(name)
+            path = pack(entry.folder, Path(tempfile.mkdtemp(prefix="gistdemo-")))
+        except GistDemoError as error:
+            return gr.skip(), panels.status(one_line(error), kind="error")
+        size = path.stat().st_size / 1e6
+        return gr.DownloadButton(value=str(path), interactive=True), panels.status(f"{path.name} is ready: {size:.1f} MB")
+
+    def take_in(self, file: Any) -> str:
+        """Import a zip. What is wrong with it is said; nothing of it is kept then."""
+        try:
+            self.own.mkdir(parents=True, exist_ok=True)
+            name = unpack(Path(file.name if hasattr(file, "name") else file), self.own, self.names())
+        except GistDemoError as error:
+            return panels.status(one_line(error), kind="error")
+        return panels.status(f"Imported '{name}': Compare and Evaluate offer it now")
+
+    def remove(self, name: str | None, sure: bool) -> tuple[str, bool]:
+        """Delete a checkpoint made or imported here, once it is meant and nothing needs it."""
+        if not sure:
+            return panels.status("Tick 'Yes, delete its files' first: its files cannot be brought back", kind="error"), False
+        try:
+            entry = self._entry(name)
+            delete(entry.name, self.own, [f"job '{job.title}'" for job in users_of(entry.name, self.jobs)])
+        except GistDemoError as error:
+            return panels.status(one_line(error), kind="error"), False
+        return panels.status(f"Deleted '{entry.name}'"), False
+
+    def _entry(self, name: str | None) -> Any:
+        found = {entry.name: entry for entry in list_checkpoints(self.settings.checkpoint_dirs)}
+        if name not in found:
+            raise UsageError("No checkpoint is chosen. Choose one in the list beside the buttons.")
+        return found[name]
