@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gistdemo.evaluate.figures import INK, styled
+from gistdemo.evaluate.figures import COLOURS, INK, styled
 
 MOST_POINTS = 600  # more than a screen is wide; every point beyond costs time and shows nothing
 SMOOTHING = 0.9  # share of the old value in the running mean
@@ -62,10 +62,9 @@ def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
             for k, row in (figures.get("by_k", {}) if isinstance(figures, dict) else {}).items():
                 if row.get("recovery") is not None:
                     lines.setdefault((target, k), []).append((record["step"], row["recovery"], row["swapped"]))
-    colours = ("#2a9187", "#c07a1c", "#cf4b43", "#4c8fd0")
     for number, ((target, k), found) in enumerate(lines.items()):
         steps, own, swapped = zip(*found, strict=True)
-        colour, label = colours[number % len(colours)], f"{target.replace('_', ' ')}, k = {k}"
+        colour, label = COLOURS[number % len(COLOURS)], f"{target.replace('_', ' ')}, k = {k}"
         figure.add_scatter(x=steps, y=own, mode="lines+markers", line={"color": colour}, name=label)
         figure.add_scatter(
             x=steps, y=swapped, mode="lines", line={"color": colour, "dash": "dot", "width": 1}, name=f"{label}: another row's gist"
