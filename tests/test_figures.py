@@ -208,6 +208,17 @@ def test_foreign_names_and_texts_are_no_markup():
     assert "<i>" not in texts(figures.rouge_bars({"answers": odd})) + texts(figures.verdict_shares({"answers": odd}))
 
 
+def test_a_long_name_of_a_checkpoint_goes_over_several_lines():
+    results = {"answers": [evaluated.results()["answers"][0] | {"checkpoint": "x" * 40}]}
+    assert figures.rouge_bars(results).data[0].name == f"{'x' * 32}<br>{'x' * 8}"
+    notes = figures.verdict_shares(results).layout.annotations
+    assert [(note.y, note.text) for note in notes] == [(0, f"<b>{'x' * 32}</b>"), (1, f"<b>{'x' * 8}</b>")]
+
+
+def test_the_only_checkpoint_is_named_as_well():
+    assert figures.rouge_bars({"answers": evaluated.results()["answers"][:2]}).layout.showlegend
+
+
 def test_figures_leave_ground_and_width_to_the_page():
     for figure in (figures.rouge_bars(evaluated.results()), figures.verdict_shares(evaluated.results()), figures.empty("Nothing.")):
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"

@@ -25,6 +25,7 @@ DASHES = {"gist": "solid", "truncated": "dot", "full": "dash", "none": "dashdot"
 TARGETS = {"references": "circle", "own_answers": "diamond-open"}  # whose answers recovery is measured on
 GISTS = {"recovery": "own gist", "swapped": "another row's gist"}
 BUDGETS = (1, 2, 4, 8, 16)
+NARROW = 32  # characters of a name on one line, so that a phone shows them all
 SHOWN_CHARACTERS = 80  # of an instruction, on hover
 Entry = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -119,6 +120,7 @@ def rouge_bars(results: Mapping[str, Any], k: int | None = None) -> Any:
     if not drawn:
         return empty("No answer has a reference: there is no ROUGE.")
     figure.update_xaxes(type="category")
+    figure.update_layout(showlegend=True)  # it names the checkpoint, be there only one
     return styled(figure, y_title=f"ROUGE-L, {_n(e['scored'] for e in drawn)}")
 
 
@@ -196,7 +198,7 @@ def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
     lines: list[tuple[str, Entry | None]] = []  # a checkpoint's name over its bars, so that a narrow screen keeps room for these
     for name, entries in by_checkpoint(results).items():
         bars: list[tuple[str, Entry | None]] = [(title_of(e), e) for e in _at(entries, k) if e["n"]]
-        lines += [(name, None), *bars] if bars else []
+        lines += [*((part, None) for part in textwrap.wrap(name, NARROW)), *bars] if bars else []
     if not lines:
         return empty("No answers were generated.")
     figure = go.Figure()
@@ -291,7 +293,8 @@ def _colour(number: int) -> str:
 def _look(name: str, number: int, symbol: bool = False) -> dict[str, Any]:
     """What all traces of one checkpoint (or condition) share; one click in the legend hides them together."""
     marker = {"color": _colour(number)} | ({"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7} if symbol else {})
-    return {"name": plain(name), "legendgroup": str(number), "marker": marker, "hoverinfo": "text+name"}
+    wrapped = "<br>".join(map(plain, textwrap.wrap(name, NARROW)))
+    return {"name": wrapped, "legendgroup": str(number), "marker": marker, "hoverinfo": "text+name"}
 
 
 def _explain_lines(figure: Any, lines: Iterable[tuple[str, Mapping[str, Any]]]) -> None:

@@ -99,7 +99,7 @@ def html_report(
         _notes(results),
         f"<h2>Figures</h2>{_scores_table(results)}{_paired_table(results)}",
         f"<h2>Pictures</h2>{_overview(results, pictures)}",
-        f"<h2>Verdicts and flags</h2>{_verdicts_table(results)}{_meanings()}",
+        f"<h2>Verdicts and flags</h2>{_verdicts_table(results)}{_meanings()}" if results["answers"] else "",
         *_row_by_row(results, rows, examples, pictures),
         f"<h2>Figures of others</h2>{_references_table(references)}" if references else "",
         f"<h2>How to reproduce</h2>{_reproduce(results)}",
@@ -131,17 +131,20 @@ class _Pictures:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    """What was measured, in two sentences."""
+    """What was measured, in two sentences; a third where rows were trained on."""
     request, entries = results.get("request", {}), results["answers"]
-    names = ", ".join(dict.fromkeys(e["checkpoint"] for e in entries)) or ", ".join(request.get("checkpoints", ()))
-    imported = results.get("source") == "imported"
-    conditions = ", ".join(dict.fromkeys(condition_title(e["condition"]).lower() for e in entries)) or "no condition"
-    ks = ", ".join(map(str, dict.fromkeys(e["k"] for e in entries if e["k"])))
-    limit = f", at most {request['max_new_tokens']} tokens each" if request.get("max_new_tokens") and not imported else ""
-    by = "outputs of another program" if imported else "greedy answers"
-    first = f"{results['rows']:,} rows of {request.get('data', '?')}, {by} of {names or 'no checkpoint'}{limit}"
-    first += f", under these conditions: {conditions}" + (f", with k = {ks}." if ks else ".")
-    second = "Answers are scored by ROUGE against the references and searched for signs of degeneration"
+    names = ", ".join(by_checkpoint(results) or request.get("checkpoints", ())) or "no checkpoint"
+    rows = f"{results['rows']:,} rows of {request.get('data', '?')}"
+    if entries:
+        imported = results.get("source") == "imported"
+        by = "outputs of another program" if imported else "greedy answers"
+        limit = f", at most {request['max_new_tokens']} tokens each" if request.get("max_new_tokens") and not imported else ""
+        conditions = ", ".join(dict.fromkeys(condition_title(e["condition"]).lower() for e in entries))
+        ks = ", ".join(map(str, dict.fromkeys(e["k"] for e in entries if e["k"])))
+        first = f"{rows}, {by} of {names}{limit}, under these conditions: {conditions}" + (f", with k = {ks}." if ks else ".")
+        second = "Answers are scored by ROUGE against the references and searched for signs of degeneration"
+    else:
+        first, second = f"{rows}: {names}.", "No answers were generated"
     second += ", and recovery says how much of the instruction's effect on known answers a gist keeps." if results.get("recovery") else "."
     trained = results.get("rows_trained_on")
     return f"{first} {second}" + (
