@@ -150,6 +150,8 @@ def test_a_point_of_the_scatter_knows_its_row():
     figure = figures.gist_against_full(evaluated.rows(), evaluated.examples(), "joint", 4)
     points = {n: (x, y) for trace in figure.data for n, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)}
     assert points == {0: (50, 60), 1: (40, 35), 2: (30, 30), 3: (20, 0)}
+    at_one = figures.gist_against_full(evaluated.rows(), evaluated.examples(), "joint", 1).data[0]
+    assert list(at_one.y) == [30, 20, 10, 0], "answers at another k are not mixed in"
     degenerate = next(trace for trace in figure.data if trace.name == "degenerate")
     assert list(degenerate.customdata) == [3] and degenerate.hovertext[0] == "#4 Say why<br>full 20.0, gist 0.0"
     assert len({trace.marker.symbol for trace in figure.data}) == 3, "colour is not the only cue"

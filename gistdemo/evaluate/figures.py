@@ -44,6 +44,7 @@ def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 320)
     )
     for update, title in ((figure.update_xaxes, x_title), (figure.update_yaxes, y_title)):
         update(gridcolor=GRID, zeroline=False, automargin=True, **({"title": title} if title else {}))
+    figure.update_traces(marker_line_width=0, selector={"type": "bar"})  # plotly's own outline is white
     return figure
 
 
