@@ -212,13 +212,22 @@ def test_sums_are_plain_averages():
     assert (full["rougeL"], none["rougeL"]) == (100.0, 0.0)
     assert gist["rougeL"] == pytest.approx((200 / 3 + 100) / 2) == gist["normalised"] == gist["rougeL_own"]
     assert gist["verdicts"] == {"healthy": 2, "warning": 0, "degenerate": 0} and gist["prompt_tokens"] == 10
-    assert full["rougeL_own"] is None and "| gist | 4 | 2 | 83.3 | 83.3 |" in as_table([full, gist, none])
+    assert full["rougeL_own"] is None and "| gist | 4 | 2 | 83.3 [66.7, 100.0] | 83.3 |" in as_table([full, gist, none])
+    assert gist["paired"]["full"]["mean"] == pytest.approx(-100 / 6) and "truncated" not in gist["paired"] and gist["scored"] == 2
 
 
 def test_equal_answers_to_different_instructions_are_counted():
     same = "an answer that is long enough to be told from chance"
     gist = summarise([record("gist", n, same, verdict="degenerate", flags=["F3"]) for n in (0, 1)], SUMMED)[0]
     assert gist["instruction_blind"] == 2 and gist["flags"] == {"F3": 2} and gist["normalised"] is None
+    assert gist["identical"] == {"text": same, "count": 2}
+
+
+def test_where_full_and_none_score_alike_nothing_is_normalised():
+    """Between 12.9 and 12.2 a score of 13.9 would be 'normalised' to 194: noise divided by noise."""
+    texts = {"full": ["the cat", "red"], "gist": ["cat", "red"], "none": ["the cat", "red"]}
+    entries = summarise([record(c, n, text) for c, found in texts.items() for n, text in enumerate(found)], SUMMED)
+    assert [e["normalised"] for e in entries] == [None, None, None]
 
 
 def test_without_references_scores_are_left_open():
