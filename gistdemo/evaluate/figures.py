@@ -166,7 +166,7 @@ def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
         shares = [100 * e["verdicts"][verdict] / e["n"] for e in entries]
         hover = [f"{verdict}: {e['verdicts'][verdict]} of {e['n']}" for e in entries]
         figure.add_bar(y=labels, x=shares, orientation="h", name=verdict, marker_color=colour, hovertext=hover, hoverinfo="text")
-    figure.update_layout(barmode="stack", bargap=0.25)
+    figure.update_layout(barmode="stack", bargap=0.25, legend_traceorder="normal")
     figure.update_xaxes(range=[0, 100])
     return styled(figure, "% of answers", height=90 + 22 * len(entries))
 
