@@ -115,7 +115,7 @@ class EvaluateTab:
         self.table = gr.Dataframe(
             headers=HEADERS,
             datatype=["number", "str", "number", "number", "str", "str", "number", "number"],
-            column_widths=["56px", "46%", "90px", "90px", "110px", "16%", "90px", "90px"],
+            column_widths=["46px", "46%", "74px", "64px", "100px", "14%", "82px", "84px"],
             interactive=False,
             label="Answers",
             show_label=False,
