@@ -159,6 +159,21 @@ def test_results_are_found_read_and_exported(made, settings, tmp_path):
         export(found, tmp_path)
 
 
+def test_figures_kept_beside_a_checkpoint_stay_until_they_are_measured_again(made, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("gistdemo.cli.Settings.from_env", lambda: settings)
+    common = ["eval", "--checkpoint", "made", "--data", made.data, "--max-new-tokens", "2", "--keep"]
+    entry = find_checkpoint("made", settings.checkpoint_dirs)
+    trained = entry.recovery()["references"]["by_k"]
+    assert main([*common, "--out", str(tmp_path / "a"), "--conditions", "full", "--no-recovery"]) == 0
+    assert [e["condition"] for e in entry.evaluation()["answers"]] == ["full"] and entry.recovery()["references"]["by_k"] == trained
+    assert main([*common, "--out", str(tmp_path / "b"), "--conditions", "", "--k", "1"]) == 0
+    kept = entry.evaluation()
+    assert [e["condition"] for e in kept["answers"]] == ["full"] and "--no-recovery" in kept["command"]
+    assert list(entry.recovery()["references"]["by_k"]) == ["1"] and "--conditions ''" in kept["recovery_command"]
+    assert main([*common, "--out", str(tmp_path / "c"), "--conditions", "none", "--no-recovery"]) == 0
+    assert [e["condition"] for e in entry.evaluation()["answers"]] == ["none"] and list(entry.recovery()["references"]["by_k"]) == ["1"]
+
+
 def test_the_command_of_a_request_asks_for_the_same(made):
     request = dataclasses.replace(made, checkpoints=("a", "b c"), seed=3, joined=True, recovery=False, conditions=("gist",))
     args = build_parser().parse_args(shlex.split(request.command())[3:])

@@ -98,9 +98,10 @@ class TrainTab:
             self.steps = gr.Number(values.steps, label="Steps", precision=0, minimum=1, elem_id="gd-steps", min_width=80)
             self.batch_size = gr.Number(values.batch_size, label="Batch", precision=0, minimum=1, min_width=70)
             self.ks = gr.Textbox(",".join(map(str, values.ks)), label="k (budgets)", max_lines=1, min_width=120)
-            self.learning_rate = gr.Number(values.learning_rate, label="LoRA rate", min_width=100)
-            self.gist_learning_rate = gr.Number(values.gist_learning_rate, label="Gist rate", min_width=100)
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=60)
+        with gr.Row(elem_classes="gd-tight"):
+            self.learning_rate = gr.Number(values.learning_rate, label="LoRA learning rate", min_width=110)
+            self.gist_learning_rate = gr.Number(values.gist_learning_rate, label="Gist learning rate", min_width=110)
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
         with gr.Accordion("More settings", open=False):
             self.more = gr.Code(
                 "{}", language="json", label="Any other setting of `python -m gistdemo train --help`, as JSON", lines=3, elem_id="gd-more"
