@@ -32,11 +32,11 @@ def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 320)
     return figure
 
 
-def empty(text: str) -> Any:
+def empty(text: str, height: int = 320) -> Any:
     """A figure that says why there is nothing to see."""
     import plotly.graph_objects as go
 
-    figure = styled(go.Figure())
+    figure = styled(go.Figure(), height=height)
     figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
