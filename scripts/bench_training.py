@@ -28,7 +28,7 @@ from gistdemo.evaluate.recovery import measure_recovery
 from gistdemo.prompts import plan
 from gistdemo.settings import Settings
 from gistdemo.train.loop import Loop
-from gistdemo.train.memory import keep_freed_memory
+from gistdemo.memory import keep_freed_memory
 from gistdemo.train.objectives import TRAINED, GistLearning
 from gistdemo.train.presets import with_preset
 from gistdemo.train.run import open_ground

@@ -30,7 +30,7 @@ from gistdemo.settings import Settings
 from gistdemo.train.card import write_card
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop, recent_loss
-from gistdemo.train.memory import keep_freed_memory
+from gistdemo.memory import keep_freed_memory
 from gistdemo.train.objectives import TRAINED, GistLearning, Ground, LanguageModeling
 
 log = logging.getLogger(__name__)
