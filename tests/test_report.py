@@ -1,109 +1,245 @@
-"""Figures hold what was measured; the report stands on its own and lets nothing foreign run in it."""
+"""The report of an evaluation and its Markdown table: the measured numbers, self-contained, and foreign text stays text."""
 
 from __future__ import annotations
 
+import copy
 import re
+from html.parser import HTMLParser
 
-import measured
+import evaluated
 import pytest
 
-from gistdemo.evaluate import figures
 from gistdemo.evaluate.references import reference_table
 from gistdemo.evaluate.report import best_and_worst, html_report, markdown_table
+from gistdemo.metrics import FLAGS
 
-RESULTS, ROWS, EXAMPLES = measured.results(), measured.rows(), measured.examples()
-EMPTY = measured.results(answers=[], recovery={})
-
-
-def traces(figure) -> dict[str, tuple[list, list]]:
-    return {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data}
-
-
-def entry(checkpoint, condition, k=0):
-    return next(e for e in RESULTS["answers"] if (e["checkpoint"], e["condition"], e["k"]) == (checkpoint, condition, k))
+ATTACKS = (
+    "</script><script>window.hacked=1</script>",
+    "</title></style><img src=x onerror='window.hacked=2'>",
+    "\"'> \x00 \ud800 &lt;b&gt;",
+)
 
 
-def test_bars_stand_for_means_and_their_intervals():
-    figure = figures.rouge_bars(RESULTS)
-    found = traces(figure)
-    assert list(found) == ["looping", "healthy"] and found["healthy"][0][:3] == ["Full", "Gist, k=1", "Gist, k=4"]
-    assert found["healthy"][1] == [e["rougeL"] for e in RESULTS["answers"] if e["checkpoint"] == "healthy"]
-    low, high = entry("healthy", "gist", 1)["intervals"]["rougeL"]
-    bar = figure.data[1]
-    assert bar.y[1] + bar.error_y.array[1] == pytest.approx(high) and bar.y[1] - bar.error_y.arrayminus[1] == pytest.approx(low)
-    assert traces(figures.rouge_bars(RESULTS, 4))["healthy"][0] == ["Full", "Gist, k=4", "Truncated, k=4", "No instruction"]
+class Page(HTMLParser):
+    """The elements of a page in order, its text, and its scripts and styles apart from that."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements: list[tuple[str, tuple[str, ...]]] = []
+        self.addresses: list[str] = []
+        self.scripts: list[str] = []
+        self.said: list[str] = []
+        self.inside = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, tuple(name for name, _ in attributes)))
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "data")]
+        self.inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "script":
+            self.scripts[-1] += data
+        elif self.inside != "style":
+            self.said.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.said).split())
 
 
-def test_quality_rises_along_k_between_two_level_lines():
-    found = traces(figures.quality_by_k(RESULTS))
-    assert found["healthy, gist"] == ([1, 4], [entry("healthy", "gist", k)["rougeL"] for k in (1, 4)])
-    assert found["healthy, full"][1] == [100.0, 100.0] and found["healthy, no instruction"][0] == [1, 4]
+@pytest.fixture(scope="module")
+def html() -> str:
+    return html_report(evaluated.results(), evaluated.rows(), evaluated.examples(), reference_table())
 
 
-def test_recovery_stands_beside_its_control():
-    found = traces(figures.recovery_by_k(RESULTS))
-    assert found["healthy, references"] == ([1, 4], [0.6, 0.9]) and found["healthy, references, swapped"][1] == [-0.1, -0.1]
+@pytest.fixture(scope="module")
+def page(html) -> Page:
+    return Page(html)
 
 
-def test_shares_of_verdicts_add_up():
-    figure = figures.verdict_shares(RESULTS)
-    assert [trace.name for trace in figure.data] == ["healthy", "warning", "degenerate"]
-    assert all(sum(parts) == pytest.approx(100) for parts in zip(*(trace.x for trace in figure.data), strict=True))
-    shares = dict(zip(figure.data[2].y, figure.data[2].x, strict=True))
-    assert shares["looping: Full"] > 80 and shares["healthy: Full"] == 0
+def infected(value, attack: str):
+    """The same value with every text that a file, a model or a person can choose followed by an attack."""
+    if isinstance(value, str):
+        return value + attack if value else value
+    if isinstance(value, list | tuple):
+        return [infected(part, attack) for part in value]
+    if isinstance(value, dict):
+        kept = ("condition", "verdict", "source", "flags")  # read by name; what they may be is tested apart
+        return {name: part if name in kept or name == "recovery" else infected(part, attack) for name, part in value.items()}
+    return value
 
 
-def test_length_and_scatter_speak_of_one_checkpoint_and_budget():
-    found = traces(figures.rouge_by_length(ROWS, "healthy", 4))
-    assert found["Full"] == (["1-7", "16-29"], [100.0, 100.0])
-    points = [n for trace in figures.gist_against_full(ROWS, EXAMPLES, "healthy", 1).data for n in trace.customdata]
-    assert sorted(points) == list(range(6))
+# --- best and worst ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("draw", [figures.rouge_bars, figures.quality_by_k, figures.recovery_by_k, figures.verdict_shares])
-def test_nothing_measured_is_said_not_drawn(draw):
-    figure = draw(EMPTY)
-    assert len(figure.data) == 0 and figure.layout.annotations[0].text
-    assert figures.rouge_by_length([], "x", 4).layout.annotations and figures.gist_against_full([], [], None, 0).layout.annotations
+def test_best_and_worst_are_measured_against_the_full_prompt_row_by_row():
+    assert best_and_worst(evaluated.rows(), "joint", "gist", 4) == ([0], [3, 1])
+    assert best_and_worst(evaluated.rows(), "joint", "gist", 1) == ([], [0, 1, 2, 3])
+    assert best_and_worst(evaluated.rows(), "joint", "truncated", 4) == ([], [0, 1, 2, 3])
 
 
-def test_best_and_worst_are_gains_and_losses_against_the_full_prompt():
-    best, worst = best_and_worst(ROWS, "healthy", 1)
-    assert best == [] and sorted(worst) == [0, 2, 4] and best_and_worst(ROWS, "healthy", 4) == ([], [])
+def test_the_worst_come_first_and_no_more_than_asked_for():
+    assert best_and_worst(evaluated.rows(), "joint", "gist", 4, most=1) == ([0], [3])
 
 
-def test_the_report_stands_on_its_own_and_runs_nothing_foreign():
-    page = html_report(RESULTS, ROWS, EXAMPLES, reference_table())
-    assert page.count("<script>alert(1)") == 0 and "&lt;script&gt;alert(1)" in page and "in </script> French" not in page
-    without_scripts = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
-    assert not re.findall(r"(?:src|href)=.https?:", without_scripts) and "<script src" not in page, "nothing is fetched"
-    assert page.count("plotly.js v") == 1, "the library is inside, once"
-    for words in (
-        "healthy",
-        "Gist, k=4",
-        "How to reproduce",
-        RESULTS["command"],
-        "sha256:0123456789abcdef",
-        "Mu et al. 2023",
-        "F3",
-    ):
-        assert words in page, words
+def test_a_row_without_a_score_or_without_a_full_answer_is_neither_best_nor_worst():
+    rows = [row for row in evaluated.rows() if not (row["condition"] == "full" and row["row"] == 3)]
+    for row in rows:
+        row["rougeL"] = None if row["condition"] == "gist" and row["row"] == 0 else row["rougeL"]
+    assert best_and_worst(rows, "joint", "gist", 4) == ([], [1])
+    assert best_and_worst([], "joint", "gist", 4) == ([], [])
 
 
-def test_a_report_of_figures_alone_is_a_report():
-    page = html_report(RESULTS, [], [])
-    assert "loses most" not in page and "Gist, k=4" in page
-    assert "No answers were generated." in html_report(EMPTY, [], [])
-    single = measured.results(answers=[e for e in RESULTS["answers"] if e["k"] in (0, 1)])
-    assert "Where the gist loses most" in html_report(single, ROWS, EXAMPLES)
-    imported = html_report(RESULTS | {"notes": [f"5 of 5 {measured.NASTY}"], "command": "", "source": "imported"}, [], [])
-    assert "What stands out" in imported and "5 of 5 &lt;script&gt;" in imported and "imported from animals.jsonl" in imported
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_for_a_paper_holds_n_intervals_and_what_reproduces_it():
-    table = markdown_table(RESULTS)
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 12 and all(line.count(" | ") == lines[0].count(" | ") for line in lines[2:])
-    (line,) = [line for line in lines if "| healthy | gist | 1 | 6 |" in line]
-    assert "[" in line and "ref 0.60 (-0.10), own 0.60 (-0.10)" in line and "0.0 %" in line
-    assert "`python -m gistdemo eval --checkpoint looping`" in table and "torch" in table and "seed: 0" in table
+def test_the_page_needs_no_other_file_and_carries_plotly_once(html, page):
+    assert page.addresses == []
+    assert "default-src 'none'" in html and not re.search(r"@import|url\(", html.partition("</style>")[0])
+    assert sum(len(script) > 1_000_000 for script in page.scripts) == 1
+    # four figures of the whole, two of each checkpoint
+    assert sum('Plotly.newPlot("figure-' in " ".join(script.split()).replace("( ", "(") for script in page.scripts) == 8
+    assert html.count('id="figure-1"') == html.count('id="figure-8"') == 1
+
+
+def test_the_same_results_give_the_same_page(html):
+    assert html == html_report(evaluated.results(), evaluated.rows(), evaluated.examples(), reference_table())
+
+
+def test_the_page_shows_numbers_with_their_interval_and_count(page):
+    assert "Gist, k=4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] - – 0.88 (-0.25) – 75 % 0 % 25 % 20.5" in page.text
+    assert "Gist, k=1 4 16.0 [15.0, 17.0] – 15.0 [13.0, 17.0] - – 0.50 – 100 % 0 % 0 % 20.5" in page.text
+    assert "-3.8 [-15.0, +6.2], n = 4" in page.text
+
+
+def test_the_page_says_what_was_measured(page):
+    assert "4 rows of held_out.jsonl, greedy answers of joint, standin, at most 64 tokens each" in page.text
+    assert "with k = 1, 4." in page.text and "trained on" not in page.text
+
+
+def test_rows_that_were_trained_on_are_a_warning():
+    page = Page(html_report(evaluated.results() | {"rows_trained_on": 2}, [], []))
+    assert "2 of the rows were trained on: no figure here speaks of unseen instructions." in page.text
+
+
+def test_imported_results_are_not_called_greedy_nor_reproducible():
+    results = evaluated.results() | {"source": "imported", "notes": ["Prompts were not recorded."]}
+    del results["command"]
+    page = Page(html_report(results, [], []))
+    assert "outputs of another program of joint" in page.text and "greedy" not in page.text
+    assert "Imported from held_out.jsonl." in page.text and "What stands out Prompts were not recorded." in page.text
+
+
+def test_verdicts_and_flags_are_counted_and_explained(page):
+    assert "Gist, k=4 4 3 75 % 0 0 % 1 25 % 1 –" in page.text
+    assert "Blind gist, k=4 4 4 100 % 0 0 % 0 0 % – 4" in page.text, "F7 is counted over the set"
+    assert all(f"{code} {meaning}" in page.text for code, meaning in FLAGS.items())
+
+
+def test_best_and_worst_rows_are_shown_with_all_their_texts(page):
+    joint = page.text[page.text.index("Row by row: joint, k = 4") : page.text.index("Row by row: standin, k = 4")]
+    best, worst = joint.split("Where the gist loses most against the full prompt")
+    assert "Row 1 ROUGE-L +10.0 Instruction List three primary colours. Reference reference 0" in best and "Row 4" not in best
+    assert worst.index("Row 4 ROUGE-L -20.0") < worst.index("Row 2 ROUGE-L -5.0") and "Row 3 " not in joint
+    assert "Full 20.0 ● healthy joint full 0 says 3 Gist 0.0 ■ degenerate joint gist 4 says 3" in worst
+
+
+def test_the_page_says_how_to_reproduce_it(page):
+    for fact in ("python -m gistdemo eval joint standin --k 1 4", "sha256:0123abcd", "seed 7", "torch 2.13.0", "2026-11-23T05:00:00"):
+        assert fact in page.text
+
+
+def test_figures_of_others_stand_apart_with_their_source(page):
+    others = page.text.partition("Figures of others")[2]
+    assert "Mu et al. 2023, Table 1" in others and "LLaMA-7B seen Full – 58.0 100" in others and "compare within one source only" in others
+    assert "Figures of others" not in Page(html_report(evaluated.results(), [], [])).text
+
+
+def test_without_the_rows_the_figures_are_still_reported():
+    page = Page(html_report(evaluated.results(), [], []))
+    assert "Gist, k=4 4 32.2" in page.text and "Row by row:" not in page.text
+
+
+def test_an_evaluation_that_has_no_answers_is_reported_as_that():
+    results = evaluated.results() | {"answers": [], "recovery": {}}
+    page = Page(html_report(results, [], []))
+    assert "4 rows of held_out.jsonl: joint, standin. No answers were generated." in page.text
+    assert "under these conditions" not in page.text and not page.text.count("Verdicts and flags")
+    assert [line for line in markdown_table(results).splitlines() if line.startswith("|")] == markdown_table(results).splitlines()[:2]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_foreign_text_adds_no_element_to_the_page(attack):
+    def made(end: str) -> Page:
+        results = infected(evaluated.results() | {"notes": ["a note"]}, end)
+        for name in ("recovery", "versions"):  # their keys are foreign as well
+            results[name] = {key + end: value for key, value in results[name].items()}
+        references = [line | {"source": line["source"] + end} for line in infected(reference_table(), end)]
+        html = html_report(results, infected(evaluated.rows(), end), infected(evaluated.examples(), end), references)
+        html.encode("utf-8")  # raises where the page could not be written to a file
+        return Page(html)
+
+    clean, attacked = made(""), made(attack)
+    assert attacked.elements == clean.elements
+    assert len(attacked.scripts) == len(clean.scripts)
+    if "hacked" in attack:
+        assert attacked.text.count("window.hacked") > 40, "it is shown as the text it is"
+
+
+def test_a_condition_and_a_flag_of_others_are_text_as_well():
+    results = evaluated.results()
+    results["answers"][0] |= {"condition": "<i>odd", "flags": {"<u>F": 1}}
+    assert not {"i", "u"} & {tag for tag, _ in Page(html_report(results, [], [])).elements}
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_markdown_table_has_all_figures_of_an_entry_on_one_line():
+    lines = markdown_table(evaluated.results()).splitlines()
+    assert lines[0].startswith("| checkpoint | condition | k | n | ROUGE-1 | ROUGE-2 | ROUGE-L | normalised |")
+    assert lines[4] == "| joint | gist | 4 | 4 | 32.2 [31.2, 33.2] | - | 31.2 [29.2, 33.2] | - | ref 0.88 (-0.25) | 25.0 % | 20.5 |"
+    assert lines[2] == "| joint | full | - | 4 | 36.0 [35.0, 37.0] | - | 35.0 [33.0, 37.0] | - | - | 0.0 % | 20.5 |"
+    assert {line.count("|") for line in lines[:10]} == {12}
+
+
+def test_the_markdown_table_names_both_kinds_of_recovery_where_both_were_measured():
+    results = evaluated.results()
+    results["recovery"]["joint"]["own_answers"]["by_k"]["4"] = {"recovery": 0.5, "swapped": 0.125}
+    assert "| ref 0.88 (-0.25), own 0.50 (0.12) |" in markdown_table(results)
+
+
+def test_the_markdown_table_says_how_to_reproduce_it():
+    table = markdown_table(evaluated.results())
+    assert (
+        "- command: `python -m gistdemo eval joint standin --k 1 4`\n- rows: 4\n- digest of the rows: sha256:0123abcd\n- seed: 7\n" in table
+    )
+    assert "- versions: gistdemo 0.1.0, torch 2.13.0\n- date: 2026-11-23T05:00:00+00:00\n" in table
+
+
+def test_a_seed_of_zero_is_a_seed_and_what_is_unknown_is_left_out():
+    results = evaluated.results()
+    results["request"]["seed"] = 0
+    del results["command"], results["versions"]
+    table = markdown_table(results)
+    assert "- seed: 0\n" in table and "command" not in table and "versions" not in table
+
+
+def test_foreign_text_breaks_no_cell_and_no_line_of_the_markdown_table():
+    results = copy.deepcopy(evaluated.results())
+    for entry in results["answers"]:
+        entry["checkpoint"] = "a | b\n\\| <img src=x> \ud800"
+    results["command"] = "eval `x`\ny"
+    table = markdown_table(results)
+    table.encode("utf-8")
+    lines = [line for line in table.splitlines() if line.startswith("| a")]
+    assert len(lines) == len(results["answers"]) and "<img" not in table
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines} == {12}
+    assert "- command: `` eval `x` y ``\n" in table

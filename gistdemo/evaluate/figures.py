@@ -1,17 +1,32 @@
-"""Plotly figures of an evaluation. Pure: results and rows in (see `gistdemo.evaluate.results`), figures out. plotly is imported at first use."""
+"""Plotly figures of an evaluation. Pure: results and rows in (see `gistdemo.evaluate.results`), figures out. plotly is imported at first use.
+
+Colour means the checkpoint where several are drawn, line and marker mean the condition; the legend names each of them once.
+Input without anything to draw gives a figure with a short note; values that are None are left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from gistdemo.conditions import CONDITIONS
 
 INK, GRID = "#8a8375", "rgba(138,131,117,.25)"  # readable on light and on dark
-COLOURS = ("#2a9187", "#c07a1c", "#4c8fd0", "#a05fb4", "#cf4b43", "#6f8f2f")
-VERDICTS = {"healthy": "#2a9d5c", "warning": "#d9a21b", "degenerate": "#cf4b43"}
-LENGTHS = ((1, 7), (8, 15), (16, 29), (30, 100_000))  # instruction tokens
+# Told apart with every kind of colour blindness, and 3 : 1 against light and dark paper; tests/test_figures.py computes both.
+COLOURS = ("#2a9187", "#c07a1c", "#7a4df5", "#b52ab0", "#5a7339")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon")  # a second cue, and for more checkpoints than colours
+VERDICTS = {"healthy": "#2a9d74", "warning": "#cc7f05", "degenerate": "#c0262e"}  # between the page's light and dark ones
+VERDICT_SYMBOLS = {"healthy": "circle", "warning": "triangle-up", "degenerate": "square"}
+LENGTHS = ((1, 7, "1-7"), (8, 15, "8-15"), (16, 29, "16-29"), (30, 10**9, "30+"))  # instruction tokens: lowest, highest, label
+DASHES = {"gist": "solid", "truncated": "dot", "full": "dash", "none": "dashdot"}
+TARGETS = {"references": "circle", "own_answers": "diamond-open"}  # whose answers recovery is measured on
+GISTS = {"recovery": "own gist", "swapped": "another row's gist"}
+BUDGETS = (1, 2, 4, 8, 16)
+NARROW = 32  # characters of a name on one line, so that a phone shows them all
+SHOWN_CHARACTERS = 80  # of an instruction, on hover
 Entry = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -20,11 +35,11 @@ def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 320)
     """Transparent ground, grey ink, legend above: for a page of any theme and width."""
     figure.update_layout(
         height=height,
-        margin={"l": 50, "r": 10, "t": 30, "b": 40},
+        margin={"l": 50, "r": 16, "t": 30, "b": 40},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": INK, "size": 12},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         hoverlabel={"align": "left"},
     )
     for update, title in ((figure.update_xaxes, x_title), (figure.update_yaxes, y_title)):
@@ -32,28 +47,239 @@ def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 320)
     return figure
 
 
-def empty(text: str, height: int = 320) -> Any:
+def empty(text: str) -> Any:
     """A figure that says why there is nothing to see."""
     import plotly.graph_objects as go
 
-    figure = styled(go.Figure(), height=height)
-    figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure = styled(go.Figure(), height=160)
+    figure.add_annotation(text="<br>".join(textwrap.wrap(text, 40)), showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure
 
 
+def visible(text: Any) -> str:
+    """Foreign text as a file of UTF-8 can hold it: control characters as symbols, halves of characters as "?".
+
+    >>> visible("bell \\x07, half \\ud800")
+    'bell ␇, half ?'
+    """
+    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in str(text))
+    return shown.encode("utf-8", "replace").decode("utf-8")
+
+
+def plain(text: Any) -> str:
+    """Foreign text for a figure, where plotly would read tags and entities.
+
+    >>> plain("<b>k</b> & more")
+    '&lt;b&gt;k&lt;/b&gt; &amp; more'
+    """
+    return html.escape(visible(text), quote=False)
+
+
 def title_of(entry: Entry) -> str:
-    """Name of a condition and its budget."""
-    name = CONDITIONS[entry["condition"]].title if entry["condition"] in CONDITIONS else entry["condition"]
-    return f"{name}, k={entry['k']}" if entry["k"] else name
+    """Name of a condition and its budget. Not escaped: an imported condition is named by others."""
+    return f"{condition_title(entry['condition'])}, k={entry['k']}" if entry["k"] else condition_title(entry["condition"])
 
 
-def _by_checkpoint(results: Mapping[str, Any]) -> dict[str, list[Entry]]:
+def condition_title(name: str) -> str:
+    """Name of a condition as the page shows it; unknown ones keep their own."""
+    return CONDITIONS[name].title if name in CONDITIONS else name
+
+
+def by_checkpoint(results: Mapping[str, Any]) -> dict[str, list[Entry]]:
+    """Entries by checkpoint, in order of first appearance."""
     groups: dict[str, list[Entry]] = {}
-    for entry in results["answers"]:
+    for entry in _answers(results):
         groups.setdefault(entry["checkpoint"], []).append(entry)
     return groups
+
+
+def rouge_bars(results: Mapping[str, Any], k: int | None = None) -> Any:
+    """Mean ROUGE-L by condition with 95 % intervals, a colour per checkpoint. k: of one budget only."""
+    import plotly.graph_objects as go
+
+    figure, drawn = go.Figure(), []
+    for number, (name, entries) in enumerate(by_checkpoint(results).items()):
+        known = [e for e in _at(entries, k) if e["rougeL"] is not None]
+        ends = [e.get("intervals", {}).get("rougeL", (e["rougeL"], e["rougeL"])) for e in known]
+        error = {
+            "array": [high - e["rougeL"] for e, (_, high) in zip(known, ends, strict=True)],
+            "arrayminus": [e["rougeL"] - low for e, (low, _) in zip(known, ends, strict=True)],
+            "thickness": 1.2,
+            "color": INK,
+        }
+        hover = [
+            f"{plain(title_of(e))}: {e['rougeL']:.1f} [{low:.1f}, {high:.1f}], n = {e['scored']}"
+            for e, (low, high) in zip(known, ends, strict=True)
+        ]
+        if known:
+            labels = [_narrow(e) for e in known]
+            figure.add_bar(x=labels, y=[e["rougeL"] for e in known], error_y=error, hovertext=hover, **_look(name, number))
+        drawn += known
+    if not drawn:
+        return empty("No answer has a reference: there is no ROUGE.")
+    figure.update_xaxes(type="category")
+    figure.update_layout(showlegend=True)  # it names the checkpoint, be there only one
+    return styled(figure, y_title=f"ROUGE-L, {_n(e['scored'] for e in drawn)}")
+
+
+def quality_by_k(results: Mapping[str, Any]) -> Any:
+    """ROUGE-L of gist and truncation against k; full prompt and no instruction as level lines."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    known = [e for e in _answers(results) if e["rougeL"] is not None and e["condition"] in DASHES]
+    by_k = [e for e in known if e["k"]]
+    if not by_k:
+        return empty("No gist or truncation was measured against references.")
+    ticks = _ticks(e["k"] for e in by_k)
+    for number, (name, entries) in enumerate(by_checkpoint({"answers": known}).items()):
+        first = True
+        for condition, dash in DASHES.items():
+            line = sorted((e for e in entries if e["condition"] == condition), key=lambda e: e["k"])
+            if not line:
+                continue
+            hover = [f"{plain(title_of(e))}: {e['rougeL']:.1f}, n = {e['scored']}" for e in line]
+            xs, ys = [e["k"] for e in line], [e["rougeL"] for e in line]
+            level = condition in ("full", "none")
+            if level:
+                xs, ys, hover = [ticks[0], ticks[-1]], ys[:1] * 2, hover[:1] * 2
+            stroke = {"color": _colour(number), "dash": dash, "width": 1 if level else 2}
+            look = _look(name, number, symbol=True) | {"line": stroke, "mode": "lines" if level else "lines+markers"}
+            figure.add_scatter(x=xs, y=ys, hovertext=hover, showlegend=first, **look)
+            first = False
+    present = {e["condition"] for e in known}
+    _explain_lines(figure, [(condition_title(c), {"dash": dash}) for c, dash in DASHES.items() if c in present])
+    return _over_budgets(styled(figure, "k", f"ROUGE-L, {_n(e['scored'] for e in by_k)}", 400), ticks)
+
+
+def recovery_by_k(results: Mapping[str, Any]) -> Any:
+    """Recovery (1 = as good as the full prompt) against k on both kinds of answers, beside another row's gist."""
+    import plotly.graph_objects as go
+
+    figure, rows, drawn = go.Figure(), [], set()
+    recovery = results.get("recovery") or {}
+    for number, name in enumerate(recovery):
+        for target, which, points in _recovery_lines(recovery[name]):
+            n, own = recovery[name][target]["rows"], which == "recovery"
+            title = f"{plain(target.replace('_', ' '))}, {GISTS[which]}"
+            hover = [f"{title}, k = {k}: {value:.2f}, n = {n}" for k, value in points]
+            stroke = {"color": _colour(number), "dash": "solid" if own else "dot", "width": 2 if own else 1}
+            marker = {"color": _colour(number), "symbol": TARGETS.get(target, "star"), "size": 8 if own else 4}
+            look = _look(name, number) | {"mode": "lines+markers", "line": stroke, "marker": marker, "showlegend": name not in drawn}
+            figure.add_scatter(x=[k for k, _ in points], y=[value for _, value in points], hovertext=hover, **look)
+            drawn.add(name)
+            rows.append(n)
+    if not rows:
+        return empty("Recovery was not measured.")
+    measured = {target for targets in recovery.values() for target in targets}
+    _explain_markers(figure, [(target.replace("_", " "), symbol) for target, symbol in TARGETS.items() if target in measured])
+    _explain_lines(figure, [(GISTS["recovery"], {"dash": "solid"}), (GISTS["swapped"], {"dash": "dot", "width": 1})])
+    figure.add_hline(y=1, line={"color": INK, "width": 1})
+    ticks = _ticks(k for trace in figure.data for k in trace.x if k is not None)
+    return _over_budgets(styled(figure, "k", f"recovery, {_n(rows)}", 420), ticks)
+
+
+def _recovery_lines(targets: Mapping[str, Any]) -> Iterator[tuple[str, str, list[tuple[int, float]]]]:
+    """(target, which gist, [(k, value), ...]) per line of one checkpoint; lines without any value are left out."""
+    for target, found in targets.items():
+        by_k = sorted(((int(k), values) for k, values in found.get("by_k", {}).items()), key=lambda pair: pair[0])
+        for which in GISTS:
+            points = [(k, values[which]) for k, values in by_k if values.get(which) is not None]
+            if points:
+                yield target, which, points
+
+
+def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
+    """Healthy, warning and degenerate answers in percent, one bar per checkpoint, condition and k. k: of one budget only."""
+    import plotly.graph_objects as go
+
+    lines: list[tuple[str, Entry | None]] = []  # a checkpoint's name over its bars, so that a narrow screen keeps room for these
+    for name, entries in by_checkpoint(results).items():
+        bars: list[tuple[str, Entry | None]] = [(title_of(e), e) for e in _at(entries, k) if e["n"]]
+        lines += [*((part, None) for part in textwrap.wrap(name, NARROW)), *bars] if bars else []
+    if not lines:
+        return empty("No answers were generated.")
+    figure = go.Figure()
+    bars_at = [(at, label, e) for at, (label, e) in enumerate(lines) if e is not None]
+    for verdict, colour in VERDICTS.items():
+        shares = [100 * e["verdicts"][verdict] / e["n"] for _, _, e in bars_at]
+        hover = [f"{plain(label)}, {verdict}: {e['verdicts'][verdict]} of {e['n']}" for _, label, e in bars_at]
+        text = [f"{share:.0f}" if share >= 5 else "" for share in shares]
+        inside = {"text": text, "textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
+        inside["insidetextfont"] = {"color": "#fff" if verdict == "degenerate" else "#000"}
+        y = [at for at, _, _ in bars_at]
+        figure.add_bar(y=y, x=shares, orientation="h", name=verdict, marker_color=colour, hovertext=hover, hoverinfo="text", **inside)
+    for at, (label, e) in enumerate(lines):
+        if e is None:
+            figure.add_annotation(text=f"<b>{plain(label)}</b>", x=0, y=at, xanchor="left", showarrow=False)
+    figure.update_layout(barmode="stack", bargap=0.2)
+    figure.update_xaxes(range=[0, 100], dtick=25)
+    ticks = {"tickvals": [at for at, _, _ in bars_at], "ticktext": [plain(label) for _, label, _ in bars_at]}
+    figure.update_yaxes(range=[len(lines) - 0.4, -0.6], showgrid=False, **ticks)
+    return styled(figure, f"% of answers, {_n(e['n'] for _, _, e in bars_at)}", height=110 + 23 * len(lines))
+
+
+def rouge_by_length(rows: Sequence[Row], checkpoint: str | None, k: int) -> Any:
+    """Mean ROUGE-L by length of the instruction, a line per condition, of one checkpoint at one budget."""
+    import plotly.graph_objects as go
+
+    figure, most = go.Figure(), dict.fromkeys((label for *_, label in LENGTHS), 0)
+    mine = [r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k) and r["rougeL"] is not None and r["instruction_tokens"]]
+    if not mine:
+        return empty("The answers themselves are not here, or have no reference.")
+    for number, condition in enumerate(dict.fromkeys(r["condition"] for r in mine)):
+        of_condition = [r for r in mine if r["condition"] == condition]
+        found = {
+            label: scores
+            for low, high, label in LENGTHS
+            if (scores := [r["rougeL"] for r in of_condition if low <= r["instruction_tokens"] <= high])
+        }
+        most |= {label: max(most[label], len(scores)) for label, scores in found.items()}
+        title = plain(condition_title(condition))
+        hover = [f"{title}, {label} tokens: {fmean(scores):.1f}, n = {len(scores)}" for label, scores in found.items()]
+        look = _look(condition_title(condition), number, symbol=True) | {"mode": "lines+markers", "hoverinfo": "text"}
+        figure.add_scatter(x=list(found), y=[fmean(scores) for scores in found.values()], hovertext=hover, **look)
+    ticks = {"tickvals": list(most), "ticktext": [f"{label}<br>n = {count}" for label, count in most.items()]}
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(most), **ticks)
+    return styled(figure, f"instruction tokens ({plain(checkpoint)}, k = {k})", "ROUGE-L", 340)
+
+
+def gist_against_full(rows: Sequence[Row], examples: Sequence[Mapping[str, str]], checkpoint: str | None, k: int) -> Any:
+    """ROUGE-L of the gist against that of the full prompt, a point per example; customdata holds its number (from 0)."""
+    import plotly.graph_objects as go
+
+    scores: dict[str, dict[int, Row]] = {"full": {}, "gist": {}}
+    for r in rows:
+        if r["checkpoint"] == checkpoint and r["condition"] in scores and r["k"] in (0, k) and r["rougeL"] is not None:
+            scores[r["condition"]][r["row"]] = r
+    full, gist = scores["full"], scores["gist"]
+    both = [n for n in gist if n in full]
+    if not both:
+        return empty("Both the gist's and the full prompt's answers are needed, with references.")
+    figure = go.Figure()
+    for verdict, colour in VERDICTS.items():
+        at = [n for n in both if gist[n]["verdict"] == verdict]
+        hover = [f"#{n + 1} {_instruction(examples, n)}<br>full {full[n]['rougeL']:.1f}, gist {gist[n]['rougeL']:.1f}" for n in at]
+        marker = {"color": colour, "symbol": VERDICT_SYMBOLS[verdict], "size": 9, "opacity": 0.85}
+        x, y = [full[n]["rougeL"] for n in at], [gist[n]["rougeL"] for n in at]
+        figure.add_scatter(x=x, y=y, mode="markers", marker=marker, customdata=at, name=verdict, hovertext=hover, hoverinfo="text")
+    top = min(100.0, 10 + max(score[n]["rougeL"] for score in (full, gist) for n in both))
+    figure.add_shape(type="line", x0=0, y0=0, x1=top, y1=top, line={"color": INK, "width": 1, "dash": "dot"})
+    figure.update_xaxes(range=[-2, top + 2])
+    figure.update_yaxes(range=[-2, top + 2])
+    return styled(figure, f"ROUGE-L, full prompt ({plain(checkpoint)})", f"ROUGE-L, gist k = {k}, n = {len(both)}", 420)
+
+
+def _narrow(entry: Entry) -> str:
+    """Title of an entry on several short lines, to stand under a bar."""
+    lines = textwrap.wrap(condition_title(entry["condition"]), 11) + ([f"k={entry['k']}"] if entry["k"] else [])
+    return "<br>".join(map(plain, lines))
+
+
+def _answers(results: Mapping[str, Any]) -> Sequence[Entry]:
+    return results.get("answers") or ()
 
 
 def _at(entries: Sequence[Entry], k: int | None) -> list[Entry]:
@@ -64,168 +290,45 @@ def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def rouge_bars(results: Mapping[str, Any], k: int | None = None) -> Any:
-    """Mean ROUGE-L by condition with 95 % intervals, a colour per checkpoint. k: of one budget only."""
-    import plotly.graph_objects as go
-
-    figure, drawn = go.Figure(), False
-    for number, (name, entries) in enumerate(_by_checkpoint(results).items()):
-        known = [e for e in _at(entries, k) if e["rougeL"] is not None]
-        means = [e["rougeL"] for e in known]
-        ends = [e.get("intervals", {}).get("rougeL", (e["rougeL"], e["rougeL"])) for e in known]
-        error = {"array": [high - m for m, (_, high) in zip(means, ends, strict=True)], "thickness": 1.2, "color": INK}
-        error["arrayminus"] = [m - low for m, (low, _) in zip(means, ends, strict=True)]
-        hover = [
-            f"{title_of(e)}: {e['rougeL']:.1f} [{low:.1f}, {high:.1f}], n = {e['scored']}"
-            for e, (low, high) in zip(known, ends, strict=True)
-        ]
-        figure.add_bar(
-            x=[title_of(e) for e in known],
-            y=means,
-            error_y=error,
-            name=name,
-            marker_color=_colour(number),
-            hovertext=hover,
-            hoverinfo="text+name",
-        )
-        drawn = drawn or bool(known)
-    return styled(figure, y_title=f"ROUGE-L, n = {results['rows']}") if drawn else empty("No references, no ROUGE.")
+def _look(name: str, number: int, symbol: bool = False) -> dict[str, Any]:
+    """What all traces of one checkpoint (or condition) share; one click in the legend hides them together."""
+    marker = {"color": _colour(number)} | ({"symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7} if symbol else {})
+    wrapped = "<br>".join(map(plain, textwrap.wrap(name, NARROW)))
+    return {"name": wrapped, "legendgroup": str(number), "marker": marker, "hoverinfo": "text+name"}
 
 
-def quality_by_k(results: Mapping[str, Any]) -> Any:
-    """ROUGE-L of gist and truncation against k; full prompt and no instruction as level lines."""
-    import plotly.graph_objects as go
-
-    figure, drawn = go.Figure(), False
-    for number, (name, entries) in enumerate(_by_checkpoint(results).items()):
-        for condition, dash in (("gist", "solid"), ("truncated", "dot")):
-            line = sorted((e for e in entries if e["condition"] == condition and e["rougeL"] is not None), key=lambda e: e["k"])
-            if line:
-                style = {"color": _colour(number), "dash": dash}
-                label = f"{name}, {CONDITIONS[condition].title.lower()}"
-                hover = [f"k = {e['k']}: {e['rougeL']:.1f}, n = {e['scored']}" for e in line]
-                figure.add_scatter(
-                    x=[e["k"] for e in line],
-                    y=[e["rougeL"] for e in line],
-                    mode="lines+markers",
-                    line=style,
-                    name=label,
-                    hovertext=hover,
-                    hoverinfo="text+name",
-                )
-                drawn = True
-        for condition, dash in (("full", "dash"), ("none", "dashdot")):
-            level = next((e["rougeL"] for e in entries if e["condition"] == condition and e["rougeL"] is not None), None)
-            if level is not None and drawn:
-                style = {"color": _colour(number), "dash": dash, "width": 1}
-                label = f"{name}, {CONDITIONS[condition].title.lower()}"
-                ks = sorted({e["k"] for e in results["answers"] if e["k"]})
-                figure.add_scatter(x=[ks[0], ks[-1]], y=[level, level], mode="lines", line=style, name=label, opacity=0.8)
-    if not drawn:
-        return empty("No gist or truncation was measured.")
-    return _budgets(styled(figure, "k", f"ROUGE-L, n = {results['rows']}", 380))
+def _explain_lines(figure: Any, lines: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Add to the legend what a kind of line means, once instead of once per checkpoint."""
+    for label, line in lines:
+        figure.add_scatter(x=[None], y=[None], mode="lines", line={"color": INK, **line}, name=label, hoverinfo="skip")
 
 
-def recovery_by_k(results: Mapping[str, Any]) -> Any:
-    """Recovery (1 = as good as the full prompt) against k on both kinds of answers, beside another row's gist."""
-    import plotly.graph_objects as go
-
-    figure, number = go.Figure(), 0
-    for name, targets in results.get("recovery", {}).items():
-        for target, found in targets.items():
-            points = [(int(k), row["recovery"], row["swapped"]) for k, row in found.get("by_k", {}).items() if row["recovery"] is not None]
-            if not points:
-                continue
-            ks, own, swapped = zip(*sorted(points), strict=True)
-            label, colour = f"{name}, {target.replace('_', ' ')}", _colour(number)
-            figure.add_scatter(x=ks, y=own, mode="lines+markers", line={"color": colour}, name=label)
-            figure.add_scatter(x=ks, y=swapped, mode="lines", line={"color": colour, "dash": "dot", "width": 1}, name=f"{label}, swapped")
-            number += 1
-    if not number:
-        return empty("Recovery was not measured.")
-    figure.add_hline(y=1, line={"color": INK, "width": 1})
-    return _budgets(styled(figure, "k", f"recovery, n = {results['rows']}", 420))
+def _explain_markers(figure: Any, markers: Iterable[tuple[str, str]]) -> None:
+    for label, symbol in markers:
+        marker = {"color": INK, "symbol": symbol, "size": 8}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=label, hoverinfo="skip")
 
 
-def _budgets(figure: Any) -> Any:
-    figure.update_xaxes(type="log", tickvals=[1, 2, 4, 8, 16], ticktext=["1", "2", "4", "8", "16"])
+def _ticks(ks: Iterable[int]) -> list[int]:
+    return sorted({*BUDGETS, *ks})
+
+
+def _over_budgets(figure: Any, ticks: Sequence[int]) -> Any:
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(k) for k in ticks])
     return figure
 
 
-def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
-    """Healthy, warning and degenerate answers in percent, one bar per checkpoint, condition and k. k: of one budget only."""
-    import plotly.graph_objects as go
+def _n(counts: Iterable[int]) -> str:
+    """How many values the means of a figure rest on.
 
-    entries = list(reversed(_at(results["answers"], k)))
-    if not entries:
-        return empty("No answers were generated.")
-    several = len({e["checkpoint"] for e in entries}) > 1
-    labels = [(f"{e['checkpoint']}: " if several else "") + title_of(e) for e in entries]
-    figure = go.Figure()
-    for verdict, colour in VERDICTS.items():
-        shares = [100 * e["verdicts"][verdict] / e["n"] for e in entries]
-        hover = [f"{verdict}: {e['verdicts'][verdict]} of {e['n']}" for e in entries]
-        figure.add_bar(y=labels, x=shares, orientation="h", name=verdict, marker_color=colour, hovertext=hover, hoverinfo="text")
-    figure.update_layout(barmode="stack", bargap=0.25, legend_traceorder="normal")
-    figure.update_xaxes(range=[0, 100])
-    return styled(figure, "% of answers", height=90 + 22 * len(entries))
+    >>> _n([40, 40]), _n([38, 40])
+    ('n = 40', 'n = 38 to 40')
+    """
+    known = sorted(counts)
+    least, most = known[0], known[-1]
+    return f"n = {least}" if least == most else f"n = {least} to {most}"
 
 
-def rouge_by_length(rows: Sequence[Row], checkpoint: str | None, k: int) -> Any:
-    """Mean ROUGE-L by length of the instruction, a line per condition, of one checkpoint at one budget."""
-    import plotly.graph_objects as go
-
-    figure, number = go.Figure(), 0
-    mine = [r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k) and r["rougeL"] is not None and r["instruction_tokens"]]
-    for condition in dict.fromkeys(r["condition"] for r in mine):
-        buckets = {
-            ends: [r["rougeL"] for r in mine if r["condition"] == condition and ends[0] <= r["instruction_tokens"] <= ends[1]]
-            for ends in LENGTHS
-        }
-        found = {ends: values for ends, values in buckets.items() if values}
-        labels = [f"{low}-{high}" if high < 1000 else f"{low} or more" for low, high in found]
-        hover = [f"{condition}, {label} tokens: {fmean(v):.1f}, n = {len(v)}" for label, v in zip(labels, found.values(), strict=True)]
-        means = [fmean(values) for values in found.values()]
-        figure.add_scatter(
-            x=labels,
-            y=means,
-            mode="lines+markers",
-            name=f"{CONDITIONS[condition].title}",
-            line={"color": _colour(number)},
-            hovertext=hover,
-            hoverinfo="text",
-        )
-        number += 1
-    if not number:
-        return empty("The answers themselves are not here, or have no reference.")
-    labels = [f"{low}-{high}" if high < 1000 else f"{low} or more" for low, high in LENGTHS]
-    figure.update_xaxes(categoryorder="array", categoryarray=labels)
-    return styled(figure, f"instruction tokens ({checkpoint}, k = {k})", "ROUGE-L")
-
-
-def gist_against_full(rows: Sequence[Row], examples: Sequence[Mapping[str, str]], checkpoint: str | None, k: int) -> Any:
-    """ROUGE-L of the gist against that of the full prompt, a point per example; customdata holds its number."""
-    import plotly.graph_objects as go
-
-    scores: dict[str, dict[int, Row]] = {"full": {}, "gist": {}}
-    for r in rows:
-        if r["checkpoint"] == checkpoint and r["condition"] in scores and r["k"] in (0, k) and r["rougeL"] is not None:
-            scores[r["condition"]][r["row"]] = r
-    both = [n for n in scores["gist"] if n in scores["full"]]
-    if not both:
-        return empty("Both the gist's and the full prompt's answers are needed, with references.")
-    figure = go.Figure()
-    for verdict, colour in VERDICTS.items():
-        at = [n for n in both if scores["gist"][n]["verdict"] == verdict]
-        hover = [f"#{n + 1} {_short(examples[n]['instruction'])}" for n in at]
-        x, y = ([scores[name][n]["rougeL"] for n in at] for name in ("full", "gist"))
-        marker = {"color": colour, "size": 8, "opacity": 0.75}
-        figure.add_scatter(
-            x=x, y=y, mode="markers", marker=marker, customdata=at, name=f"gist {verdict}", hovertext=hover, hoverinfo="text+x+y"
-        )
-    figure.add_shape(type="line", x0=0, y0=0, x1=100, y1=100, line={"color": INK, "width": 1, "dash": "dot"})
-    return styled(figure, f"ROUGE-L, full prompt ({checkpoint})", f"ROUGE-L, gist k = {k}, n = {len(both)}", 400)
-
-
-def _short(text: str, most: int = 80) -> str:
-    return (text if len(text) <= most else text[: most - 1] + "…").replace("<", "&lt;")
+def _instruction(examples: Sequence[Mapping[str, str]], number: int) -> str:
+    text = examples[number]["instruction"] if number < len(examples) else ""
+    return plain(text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gistdemo.evaluate.figures import INK, empty, styled
+from gistdemo.evaluate.figures import COLOURS, INK, empty, styled
 
 MOST_POINTS = 600  # more than a screen is wide; every point beyond costs time and shows nothing
 SMOOTHING = 0.9  # share of the old value in the running mean
@@ -38,7 +38,7 @@ def loss_figure(points: Sequence[dict[str, Any]], log_scale: bool = False) -> An
     import plotly.graph_objects as go
 
     if not points:
-        return empty("The loss shows here from the first step on.", 160)
+        return empty("The loss shows here from the first step on.")
     figure = go.Figure()
     for name, label, colour in SERIES:
         found = thin([(p["step"], p[name]) for p in points if isinstance(p.get(name), (int, float))])
@@ -58,7 +58,7 @@ def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
     import plotly.graph_objects as go
 
     if not evaluations:
-        return empty("Recovery on held-out rows shows here at every evaluation.", 160)
+        return empty("Recovery on held-out rows shows here at every evaluation.")
     figure = go.Figure()
     lines: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
     for record in evaluations:
@@ -66,10 +66,9 @@ def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
             for k, row in (figures.get("by_k", {}) if isinstance(figures, dict) else {}).items():
                 if row.get("recovery") is not None:
                     lines.setdefault((target, k), []).append((record["step"], row["recovery"], row["swapped"]))
-    colours = ("#2a9187", "#c07a1c", "#cf4b43", "#4c8fd0")
     for number, ((target, k), found) in enumerate(lines.items()):
         steps, own, swapped = zip(*found, strict=True)
-        colour, label = colours[number % len(colours)], f"{target.replace('_', ' ')}, k = {k}"
+        colour, label = COLOURS[number % len(COLOURS)], f"{target.replace('_', ' ')}, k = {k}"
         figure.add_scatter(x=steps, y=own, mode="lines+markers", line={"color": colour}, name=label)
         figure.add_scatter(
             x=steps, y=swapped, mode="lines", line={"color": colour, "dash": "dot", "width": 1}, name=f"{label}: another row's gist"
