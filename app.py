@@ -24,9 +24,11 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
     from gistdemo.errors import GistDemoError, one_line
+    from gistdemo.memory import keep_freed_memory
     from gistdemo.settings import Settings
     from gistdemo.ui.build import build_app
 
+    keep_freed_memory()
     try:
         page, arguments = build_app(Settings.from_env(), args.data, local=args.host in ("127.0.0.1", "localhost", "::1"))
         page.launch(server_name=args.host, server_port=args.port, ssr_mode=False, show_error=False, **arguments)

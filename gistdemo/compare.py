@@ -21,6 +21,7 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.generation import RowReady, TokenEvent
 from gistdemo.grid import Cell, CompareRequest, Piece, Snapshot
+from gistdemo.memory import return_freed_memory
 from gistdemo.metrics import Diagnosis, Flag, diagnose, normalised_score, rouge
 from gistdemo.prompts import Example, PromptPlan
 from gistdemo.settings import Settings
@@ -274,6 +275,7 @@ def _work(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool
         for number in sorted(unfinished):
             events.put(_Failed(number, one_line(error)))
     finally:
+        return_freed_memory()
         events.put(_WorkerDone())
 
 

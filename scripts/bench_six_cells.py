@@ -29,7 +29,7 @@ from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.generation import Sampling, TokenEvent
 from gistdemo.model.backbone import EMBEDDED, load
 from gistdemo.model.engine import Engine, EngineRow
-from gistdemo.model.gist_model import Compression, GistModel
+from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
@@ -48,15 +48,16 @@ def batched(engine: Engine, rows: list[EngineRow], tokens: int) -> list[list[int
 def one_call(model: GistModel, row: EngineRow, tokens: int) -> list[int]:
     """The cell through model.generate; on a gist cache where the condition has one."""
     ids = torch.tensor([row.plan.prompt_ids])
-    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    stop = sorted(row.stop_ids) or -1
+    settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=stop, pad_token_id=0)
     if row.plan.compress_ids is None:
         return model.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0, ids.shape[1] :].tolist()
-    cache = model.compress([Compression(row.plan.compress_ids, row.slots, row.compress_adapter)])
+    cache = model.compress([row.compression()])
     with model.adapters.using(None):
         output = model.model.generate(
             ids,
             attention_mask=torch.ones(1, cache.length + ids.shape[1], dtype=torch.long),
-            position_ids=torch.arange(ids.shape[1])[None] + row.plan.start_position,
+            position_ids=torch.arange(ids.shape[1])[None] + cache.next_position[:, None],
             past_key_values=cache.to_dynamic_cache(model.config),
             generation_config=settings,
         )

@@ -25,10 +25,10 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, pad
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.evaluate.recovery import measure_recovery
+from gistdemo.memory import keep_freed_memory
 from gistdemo.prompts import plan
 from gistdemo.settings import Settings
 from gistdemo.train.loop import Loop
-from gistdemo.train.memory import keep_freed_memory
 from gistdemo.train.objectives import TRAINED, GistLearning
 from gistdemo.train.presets import with_preset
 from gistdemo.train.run import open_ground

@@ -159,6 +159,21 @@ def test_results_are_found_read_and_exported(made, settings, tmp_path):
         export(found, tmp_path)
 
 
+def test_figures_kept_beside_a_checkpoint_stay_until_they_are_measured_again(made, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("gistdemo.cli.Settings.from_env", lambda: settings)
+    common = ["eval", "--checkpoint", "made", "--data", made.data, "--max-new-tokens", "2", "--keep"]
+    entry = find_checkpoint("made", settings.checkpoint_dirs)
+    trained = entry.recovery()["references"]["by_k"]
+    assert main([*common, "--out", str(tmp_path / "a"), "--conditions", "full", "--no-recovery"]) == 0
+    assert [e["condition"] for e in entry.evaluation()["answers"]] == ["full"] and entry.recovery()["references"]["by_k"] == trained
+    assert main([*common, "--out", str(tmp_path / "b"), "--conditions", "", "--k", "1"]) == 0
+    kept = entry.evaluation()
+    assert [e["condition"] for e in kept["answers"]] == ["full"] and "--no-recovery" in kept["command"]
+    assert list(entry.recovery()["references"]["by_k"]) == ["1"] and "--conditions ''" in kept["recovery_command"]
+    assert main([*common, "--out", str(tmp_path / "c"), "--conditions", "none", "--no-recovery"]) == 0
+    assert [e["condition"] for e in entry.evaluation()["answers"]] == ["none"] and list(entry.recovery()["references"]["by_k"]) == ["1"]
+
+
 def test_the_command_of_a_request_asks_for_the_same(made):
     request = dataclasses.replace(made, checkpoints=("a", "b c"), seed=3, joined=True, recovery=False, conditions=("gist",))
     args = build_parser().parse_args(shlex.split(request.command())[3:])
@@ -212,13 +227,22 @@ def test_sums_are_plain_averages():
     assert (full["rougeL"], none["rougeL"]) == (100.0, 0.0)
     assert gist["rougeL"] == pytest.approx((200 / 3 + 100) / 2) == gist["normalised"] == gist["rougeL_own"]
     assert gist["verdicts"] == {"healthy": 2, "warning": 0, "degenerate": 0} and gist["prompt_tokens"] == 10
-    assert full["rougeL_own"] is None and "| gist | 4 | 2 | 83.3 | 83.3 |" in as_table([full, gist, none])
+    assert full["rougeL_own"] is None and "| gist | 4 | 2 | 83.3 [66.7, 100.0] | 83.3 |" in as_table([full, gist, none])
+    assert gist["paired"]["full"]["mean"] == pytest.approx(-100 / 6) and "truncated" not in gist["paired"] and gist["scored"] == 2
 
 
 def test_equal_answers_to_different_instructions_are_counted():
     same = "an answer that is long enough to be told from chance"
     gist = summarise([record("gist", n, same, verdict="degenerate", flags=["F3"]) for n in (0, 1)], SUMMED)[0]
     assert gist["instruction_blind"] == 2 and gist["flags"] == {"F3": 2} and gist["normalised"] is None
+    assert gist["identical"] == {"text": same, "count": 2}
+
+
+def test_where_full_and_none_score_alike_nothing_is_normalised():
+    """Between 12.9 and 12.2 a score of 13.9 would be 'normalised' to 194: noise divided by noise."""
+    texts = {"full": ["the cat", "red"], "gist": ["cat", "red"], "none": ["the cat", "red"]}
+    entries = summarise([record(c, n, text) for c, found in texts.items() for n, text in enumerate(found)], SUMMED)
+    assert [e["normalised"] for e in entries] == [None, None, None]
 
 
 def test_without_references_scores_are_left_open():

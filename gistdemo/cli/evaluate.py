@@ -39,7 +39,7 @@ def add(commands) -> None:
 
 def _eval(args, settings: Settings) -> int:
     from gistdemo.evaluate.request import EvaluationRequest
-    from gistdemo.evaluate.results import of_checkpoint, write_json
+    from gistdemo.evaluate.results import keep_beside
 
     try:
         ks = tuple(int(part) for part in args.k.split(","))
@@ -67,7 +67,7 @@ def _eval(args, settings: Settings) -> int:
     results = evaluate(request, args.out, settings, args.title)
     for name in request.checkpoints if args.keep else ():
         entry = find_checkpoint(name, settings.checkpoint_dirs)
-        write_json(entry.folder / EVALUATION_FILE, of_checkpoint(results, entry.manifest.name))
+        keep_beside(results, entry.manifest.name, entry.folder / EVALUATION_FILE)
     _print_results(results, bool(request.conditions))
     return 0
 

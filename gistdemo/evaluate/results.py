@@ -84,6 +84,21 @@ def of_checkpoint(results: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: results[key] for key in kept} | {"answers": answers, "recovery": recovery}
 
 
+def keep_beside(results: dict[str, Any], name: str, path: Path) -> None:
+    """Write one checkpoint's part of results into the file kept beside it. What was not measured this time stays: answers and recovery
+    each carry the command that measured them."""
+    part = of_checkpoint(results, name)
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    measured = {"recovery": part["recovery"], "recovery_command": part["command"]} if part["recovery"] else {}
+    if not part["answers"]:
+        part = before or part
+    kept = {key: before[key] for key in ("recovery", "recovery_command") if key in before}
+    write_json(path, part | kept | measured)
+
+
 def table(rows: Sequence[dict[str, Any]], examples: Sequence[dict[str, str]]):
     """All answers with their instructions and references, one line each, as a pandas DataFrame."""
     import pandas

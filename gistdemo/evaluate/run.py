@@ -33,6 +33,7 @@ from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows
 from gistdemo.evaluate.results import EXAMPLES_FILE, RESULTS_FILE, versions, write_json
 from gistdemo.evaluate.summary import summarise
 from gistdemo.json_lines import recover
+from gistdemo.memory import keep_freed_memory, return_freed_memory
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
@@ -57,6 +58,7 @@ def evaluate(
     request, or a checkpoint has fewer gist tokens than asked for. WorkStopped: should_stop said so; all that was done is kept.
     """
     began = time.perf_counter()
+    keep_freed_memory()
     subjects, marks = _subjects(request, settings)
     examples, trained_on = evaluation_rows(request, [s.loaded.encoder for s in subjects], marks)
     _claim(folder, request, examples)
@@ -66,6 +68,7 @@ def evaluate(
     total = (ends[-1] if ends else 0) + judging * len(subjects)
 
     def answered(batch: int) -> None:
+        return_freed_memory()
         report(ends[batch - 1], total)
 
     records = answer(work, examples, request.max_new_tokens, folder, answered, should_stop)

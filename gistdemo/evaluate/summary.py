@@ -13,6 +13,7 @@ from gistdemo.prompts import Example
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 MEANS = ("prompt_tokens", "instruction_tokens", "kept_tokens", "tokens", "kv_bytes", "first_token_seconds", "tokens_per_second")
+LEAST_GAP = 2.0  # ROUGE points between no instruction and the full prompt; below, normalising divides noise by noise
 Key = tuple[str, str, int]  # checkpoint, condition, k
 
 
@@ -58,7 +59,9 @@ def _own_scores(group: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]])
 
 def _normalised(score: float | None, checkpoint: str, groups: dict[Key, list[dict[str, Any]]]) -> float | None:
     ends = [_mean(r["rougeL"] for r in groups.get((checkpoint, name, 0), ())) for name in ("none", "full")]
-    return None if score is None or None in ends else normalised_score(score, *ends)
+    if score is None or None in ends or ends[1] - ends[0] < LEAST_GAP:
+        return None
+    return normalised_score(score, *ends)
 
 
 def _paired(group: Sequence[dict[str, Any]], checkpoint: str, k: int, groups: dict[Key, list[dict[str, Any]]]) -> dict[str, Any]:

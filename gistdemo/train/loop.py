@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gistdemo.errors import TrainingError, WorkStopped, one_line
 from gistdemo.json_lines import recover
+from gistdemo.memory import peak_memory, return_freed_memory
 from gistdemo.train.config import TrainConfig
-from gistdemo.train.memory import peak_memory, return_freed_memory
 
 log = logging.getLogger(__name__)
 LEAK_LOSS = 0.3  # nats; a frozen model starts near 3 on references: less than this so early means that answers see themselves

@@ -25,12 +25,12 @@ from gistdemo.checkpoint.store import describe, save_checkpoint
 from gistdemo.errors import TrainingError
 from gistdemo.evaluate.earlier_format import training_metrics
 from gistdemo.evaluate.judge import judge
+from gistdemo.memory import keep_freed_memory
 from gistdemo.prompts import PLAIN, template_for
 from gistdemo.settings import Settings
 from gistdemo.train.card import write_card
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop, recent_loss
-from gistdemo.train.memory import keep_freed_memory
 from gistdemo.train.objectives import TRAINED, GistLearning, Ground, LanguageModeling
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from gistdemo.data.alpaca import read_rows
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.evaluate import figures
 from gistdemo.evaluate.imported import import_results
+from gistdemo.evaluate.paper_table import markdown_table
 from gistdemo.evaluate.references import reference_table
-from gistdemo.evaluate.report import html_report, markdown_table
+from gistdemo.evaluate.report import html_report
 from gistdemo.evaluate.request import DEFAULT_CONDITIONS, EvaluationRequest
 from gistdemo.evaluate.results import RESULTS_FILE, Evaluation, export, find_evaluations
 from gistdemo.jobs.progress import Progress
@@ -115,7 +116,7 @@ class EvaluateTab:
         self.table = gr.Dataframe(
             headers=HEADERS,
             datatype=["number", "str", "number", "number", "str", "str", "number", "number"],
-            column_widths=["56px", "46%", "90px", "90px", "110px", "16%", "90px", "90px"],
+            column_widths=["46px", "46%", "74px", "64px", "100px", "14%", "82px", "84px"],
             interactive=False,
             label="Answers",
             show_label=False,

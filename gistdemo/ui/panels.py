@@ -83,7 +83,10 @@ def _verdicts(entry: Entry) -> str:
             cells = "".join(f"<td>{100 * e['verdicts'][v] / e['n']:.0f} %</td>" for v in ("healthy", "warning", "degenerate"))
             score = f"{e['rougeL']:.1f}" if e.get("rougeL") is not None else "–"
             lines += f"<tr><th>{escape(title)}</th><td>{score}</td>{cells}</tr>"
-        head = "<tr><th></th><th>ROUGE-L</th><th>● healthy</th><th>▲ warning</th><th>■ degenerate</th></tr>"
+        heads = "".join(
+            f"<th title='{name}'>{mark} {name}</th>" for mark, name in (("●", "healthy"), ("▲", "warning"), ("■", "degenerate"))
+        )
+        head = f"<tr><th></th><th>ROUGE-L</th>{heads}</tr>"
         return f"<table class='gd-table'><caption>Greedy answers to {found['rows']:d} rows not trained on</caption>{head}{lines}</table>"
     except (*NOT_OURS, ZeroDivisionError):
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gistdemo.evaluate.figures import COLOURS, INK, styled
+from gistdemo.evaluate.figures import COLOURS, INK, empty, styled
 
 MOST_POINTS = 600  # more than a screen is wide; every point beyond costs time and shows nothing
 SMOOTHING = 0.9  # share of the old value in the running mean
@@ -37,6 +37,8 @@ def loss_figure(points: Sequence[dict[str, Any]], log_scale: bool = False) -> An
     """Loss, KL and cross-entropy by step: raw thin, smoothed on top. points: step records of metrics.jsonl."""
     import plotly.graph_objects as go
 
+    if not points:
+        return empty("The loss shows here from the first step on.")
     figure = go.Figure()
     for name, label, colour in SERIES:
         found = thin([(p["step"], p[name]) for p in points if isinstance(p.get(name), (int, float))])
@@ -55,6 +57,8 @@ def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
     """Recovery on held-out rows by step, beside its control. evaluations: evaluation records of metrics.jsonl."""
     import plotly.graph_objects as go
 
+    if not evaluations:
+        return empty("Recovery on held-out rows shows here at every evaluation.")
     figure = go.Figure()
     lines: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
     for record in evaluations:

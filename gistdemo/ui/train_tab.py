@@ -78,7 +78,7 @@ class TrainTab:
         self.preset = gr.Radio([*PRESETS, SIMULATED], value="quick", label="Preset", info=PRESETS["quick"].purpose, elem_id="gd-preset")
         values = with_preset("quick", {"name": "x", "data": "x"})
         with gr.Row(elem_classes="gd-tight"):
-            self.name = gr.Textbox("my-gist", label="Name", max_lines=1, elem_id="gd-name", min_width=130)
+            self.name = gr.Textbox("my-gist", label="Name", max_lines=1, elem_id="gd-name", min_width=110)
             self.backbone = gr.Dropdown(
                 self._backbones(),
                 value=EMBEDDED,
@@ -87,7 +87,7 @@ class TrainTab:
                 elem_id="gd-backbone",
                 scale=2,
             )
-            self.mode = gr.Dropdown([m for m in MODES if m != "lm"], value=values.mode, label="Mode", elem_id="gd-mode", min_width=120)
+            self.mode = gr.Dropdown([m for m in MODES if m != "lm"], value=values.mode, label="Mode", elem_id="gd-mode", min_width=160)
         with gr.Row(elem_classes="gd-tight"):
             hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
             self.data = gr.Textbox(OWN_EXAMPLES, label="Training rows", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-data")
@@ -98,9 +98,10 @@ class TrainTab:
             self.steps = gr.Number(values.steps, label="Steps", precision=0, minimum=1, elem_id="gd-steps", min_width=80)
             self.batch_size = gr.Number(values.batch_size, label="Batch", precision=0, minimum=1, min_width=70)
             self.ks = gr.Textbox(",".join(map(str, values.ks)), label="k (budgets)", max_lines=1, min_width=120)
-            self.learning_rate = gr.Number(values.learning_rate, label="LoRA rate", min_width=100)
-            self.gist_learning_rate = gr.Number(values.gist_learning_rate, label="Gist rate", min_width=100)
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=60)
+        with gr.Row(elem_classes="gd-tight"):
+            self.learning_rate = gr.Number(values.learning_rate, label="LoRA learning rate", min_width=110)
+            self.gist_learning_rate = gr.Number(values.gist_learning_rate, label="Gist learning rate", min_width=110)
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
         with gr.Accordion("More settings", open=False):
             self.more = gr.Code(
                 "{}", language="json", label="Any other setting of `python -m gistdemo train --help`, as JSON", lines=3, elem_id="gd-more"
@@ -117,11 +118,11 @@ class TrainTab:
         self.job = gr.Radio([], label="Jobs: running, waiting in order, ended", elem_id="gd-jobs")
         self.card = gr.HTML(job_cards.watched(None, Progress()), padding=False, elem_id="gd-job")
         with gr.Row(elem_classes="gd-tight"):
-            self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id="gd-job-stop")
-            self.resume = gr.Button("Resume", size="sm", elem_id="gd-job-resume")
-            self.sooner = gr.Button("Sooner", size="sm", elem_id="gd-job-sooner")
-            self.reuse = gr.Button("Use its settings", size="sm", elem_id="gd-job-reuse")
-            self.try_out = gr.Button("Compare with its backbone", size="sm", elem_id="gd-job-compare", min_width=190)
+            self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id="gd-job-stop", min_width=60)
+            self.resume = gr.Button("Resume", size="sm", elem_id="gd-job-resume", min_width=70)
+            self.sooner = gr.Button("Sooner", size="sm", elem_id="gd-job-sooner", min_width=70)
+            self.reuse = gr.Button("Use its settings", size="sm", elem_id="gd-job-reuse", min_width=110)
+            self.try_out = gr.Button("Compare with its backbone", size="sm", elem_id="gd-job-compare", min_width=170)
         with gr.Row(elem_classes="gd-tight"):
             self.log_scale = gr.Checkbox(False, label="Logarithmic loss", container=False, scale=2, min_width=140)
             self.sure = gr.Checkbox(False, label="Yes, delete its files", container=False, elem_id="gd-job-sure", scale=2, min_width=140)

@@ -1,4 +1,7 @@
-"""Memory of a training process: how the C library keeps freed blocks, and how much was in use. Linux with glibc; elsewhere left alone."""
+"""Memory of this process: how the C library keeps freed blocks, and how much was in use. Linux with glibc; elsewhere left alone.
+
+Without this every large tensor is taken from the kernel and given back to it, which costs as much time as the arithmetic.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,137 @@
+"""What the Evaluate tab's handlers do with a form and with results, and the HTML they show. The page itself: test_browser_evaluate.py."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import measured
+import pytest
+from scripted import write_two_checkpoints
+
+from gistdemo.cli import build_parser
+from gistdemo.evaluate.request import EvaluationRequest
+from gistdemo.jobs.queue import Jobs
+from gistdemo.ui import result_tables
+from gistdemo.ui.answer_table import Filter, answer_rows
+from gistdemo.ui.evaluate_tab import PICTURES, EvaluateTab
+from gistdemo.ui.train_tab import OWN_EXAMPLES, Watch
+
+
+@pytest.fixture
+def tab(settings) -> EvaluateTab:
+    """A tab whose queue starts nothing, with one evaluation."""
+    write_two_checkpoints(settings)
+    measured.write(settings.data_dir / "evaluations" / "animals")
+    return EvaluateTab(settings, Watch(Jobs(settings.runs_dir, at_once=0)), local=True)
+
+
+def form(**changes):
+    values = {
+        "checkpoints": ["instruct"],
+        "conditions": ["gist", "full"],
+        "ks": ["4", "1"],
+        "data": OWN_EXAMPLES,
+        "rows": 5,
+        "seed": 0,
+        "limit": 16,
+        "recovery": True,
+    }
+    return list((values | changes).values())
+
+
+def test_a_form_becomes_a_job_and_a_command_that_measure_the_same(tab):
+    assert "starting" in tab.submit(*form()) or "in the queue" in tab.submit(*form())
+    request = EvaluationRequest.from_dict(tab.jobs.list()[0].settings)
+    assert (request.checkpoints, request.conditions, request.ks, request.rows) == (("instruct",), ("full", "gist"), (1, 4), 5)
+    estimate, command = tab.describe(*form())
+    assert "At most about" in estimate
+    args = build_parser().parse_args(shlex.split(command)[3:])
+    assert (args.checkpoint, args.conditions, args.k, args.rows, args.max_new_tokens) == (["instruct"], "full,gist", "1,4", 5, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"checkpoints": []}, "one or more different names are needed"),
+        ({"ks": []}, "at least one k"),
+        ({"conditions": [], "recovery": False}, "nothing would be measured"),
+        ({"limit": 0}, "max_new_tokens 0"),
+        ({"data": "gone.jsonl"}, "does not exist"),
+    ],
+)
+def test_what_is_not_allowed_is_said_and_reaches_no_queue(tab, changes, words):
+    assert words in tab.submit(*form(**changes)) and tab.jobs.list() == []
+
+
+def test_files_of_the_server_are_not_read_for_strangers(settings, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    tab = EvaluateTab(settings, Watch(Jobs(settings.runs_dir, at_once=0)), local=False)
+    assert "is a file of the server" in tab.submit(*form(data=str(tmp_path / "rows.jsonl")))
+
+
+def test_the_view_follows_the_chosen_evaluation(tab):
+    assert tab.choices()[0][1] == "animals" and tab._newest() == "animals"
+    figures, board, _, checkpoints, conditions, ks = tab.show("animals")
+    assert figures.count("<tr data-condition") == 12 and "<script>" not in figures + board
+    assert (checkpoints.value, conditions.value, ks.value) == ("healthy", "gist", "4")
+    listed = tab.list_rows("animals", "healthy", "gist", "1", "any verdict", "worst against full", "")
+    assert [line[0] for line in listed[:3]] == [1, 3, 5] and listed[0][3] < 0 <= listed[-1][3]
+    for picture in PICTURES:
+        assert tab.draw("animals", picture, "healthy", "4").data, picture
+    assert (
+        tab.show("gone")[0].startswith("<p class='gd-hint'>No evaluation yet") and tab.list_rows("gone", None, None, None, "", "", "") == []
+    )
+    assert tab.draw("gone", PICTURES[0], None, None) is None
+
+
+def test_a_row_stands_in_all_its_answers_and_goes_to_compare(tab):
+    detail = tab.detail_of("animals", 0, "healthy", "gist", "1")
+    assert detail.count("<article") == 4 and "&lt;script&gt;" in detail and "<script>" not in detail
+    assert "Choose a row" in tab.detail_of("animals", -1, "healthy", "gist", "1")
+    wanted = tab.to_compare("animals", 1, "healthy", "1")
+    assert wanted["example"] == measured.examples()[1] and wanted["k"] == 1
+    assert wanted["checkpoints"] == ["base-standin", "instruct"], "the measured checkpoints are not here, so all are shown"
+    assert tab.to_compare("animals", -1, "healthy", "1") is None and tab.to_compare("animals", 99, "healthy", "1") is None
+
+
+def test_one_click_writes_report_tables_and_rows(tab):
+    files, status = tab.prepared("animals")
+    names = {Path(f["path"] if isinstance(f, dict) else f).name for f in files.value}
+    assert names == {"report.html", "table.md", "rows.csv", "rows.parquet", "eval_results.json"} and "ready" in status
+    (tab.own / "animals" / "rows.jsonl").unlink()
+    tab._read = (None, [], [])
+    assert len(tab.prepared("animals")[0].value) == 3, "figures alone: report, table, results"
+
+
+def test_results_of_others_are_taken_in_and_what_is_wrong_is_said(tab, tmp_path):
+    folder = tmp_path / "their run"
+    folder.mkdir()
+    sample = {"gist": "x", "reference": "x", "prompts": {"full": "Say x.", "gist": "g"}}
+    (folder / "sample_outputs.json").write_text(json.dumps([sample] * 3))
+    choice, status = tab.take_path(str(folder))
+    assert "Imported: 3 rows" in status and choice.value == "their-run" and "gd-notes" in tab.show("their-run")[0]
+    assert tab.take_path(str(folder))[0].value == "their-run-2", "a second import stands beside the first"
+    assert "does not exist" in tab.take_path(str(tmp_path / "gone"))[1] and "No path is given" in tab.take_path(" ")[1]
+
+
+def test_the_table_filters_and_orders():
+    rows, examples = measured.rows(), measured.examples()
+    assert len(answer_rows(rows, examples, Filter("looping", "gist", 1, "degenerate"))) >= 5
+    assert answer_rows(rows, examples, Filter("healthy", "gist", 1, "degenerate")) == []
+    assert [line[0] for line in answer_rows(rows, examples, Filter("healthy", "gist", 1, text="number 3"))] == [4]
+    longest = answer_rows(rows, examples, Filter("healthy", "full", 4, order="longest instruction"))
+    assert [line[0] for line in longest] == [3, 6, 2, 5, 1, 4], "equal ones stay in the order of the source"
+    assert answer_rows(rows, examples, Filter("healthy", "gist", 1, order="lowest ROUGE-L"))[0][2] == 0
+
+
+def test_evaluations_on_the_same_rows_stand_together(tab):
+    measured.write(tab.own / "more", digest="sha256:ffff", title="Other rows")
+    board = result_tables.leaderboard(tab.evaluations())
+    assert board.count("gd-group") == 2 and board.count("<tr><th>healthy</th>") == 4
+    assert result_tables.leaderboard([]).startswith("<p")
+
+
+def test_trained_rows_are_said_beside_the_figures():
+    assert "OF THEM TRAINED ON" in result_tables.figures(measured.results(rows_trained_on=2))
