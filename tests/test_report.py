@@ -109,6 +109,11 @@ def test_the_page_needs_no_other_file_and_carries_plotly_once(html, page):
     assert html.count('id="figure-1"') == html.count('id="figure-8"') == 1
 
 
+def test_the_style_sheet_is_whole(html):
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    assert style.count("{") == style.count("}") > 30 and not re.search(r"^(<{7}|={7}|>{7})", style, re.MULTILINE)
+
+
 def test_the_same_results_give_the_same_page(html):
     assert html == html_report(evaluated.results(), evaluated.rows(), evaluated.examples(), reference_table())
 
