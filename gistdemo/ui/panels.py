@@ -61,7 +61,8 @@ def _slots(m: Manifest) -> str:
     return f"{m.max_k}, {'each anchored to a stretch of the instruction' if m.anchored else 'appended to the instruction'}"
 
 
-NOT_OURS = (KeyError, TypeError, ValueError, AttributeError)  # training and recovery are notes: another trainer may write others
+# training and recovery are notes: another trainer may write others, and an imported checkpoint anything
+NOT_OURS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 def _training(record: dict[str, Any]) -> str:
@@ -85,7 +86,7 @@ def _verdicts(entry: Entry) -> str:
             lines += f"<tr><th>{escape(title)}</th><td>{score}</td>{cells}</tr>"
         head = "<tr><th></th><th>ROUGE-L</th><th>● healthy</th><th>▲ warning</th><th>■ degenerate</th></tr>"
         return f"<table class='gd-table'><caption>Greedy answers to {found['rows']:d} rows not trained on</caption>{head}{lines}</table>"
-    except (*NOT_OURS, ZeroDivisionError):
+    except NOT_OURS:
         return ""
 
 
