@@ -207,7 +207,7 @@ def test_a_link_that_leaves_the_folder_is_refused(tmp_path):
     assert "gist.safetensors lies outside the folder" in refusal(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2", b"nul"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2", b"nul", b"[" * 10**5, b'"\\ud800"'])
 def test_a_manifest_that_is_not_json_is_refused(tmp_path, content):
     folder = save(tmp_path / "demo")
     (folder / "manifest.json").write_bytes(content)
@@ -234,6 +234,8 @@ def test_another_format_is_refused_with_both_numbers(tmp_path, found):
     ("change", "words"),
     [
         (lambda r: (r.pop("mode"), r.pop("max_k")), "manifest.json lacks mode, max_k"),
+        (lambda r: r.update(trained_k=[float("inf")]), "a field of the wrong form"),
+        (lambda r: r["files"].update({"x" * 300: r["files"]["gist.safetensors"]}), "a file cannot be read"),
         (lambda r: r.update(mode="magic"), "mode is 'magic', allowed are lm, embeddings, joint, compressor"),
         (lambda r: r.update(max_k=-1), "max_k is -1, allowed are 0 to 1024"),
         (lambda r: r.update(max_k="8"), "max_k is '8'"),

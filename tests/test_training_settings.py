@@ -50,7 +50,7 @@ def test_every_setting_that_is_not_allowed_is_named_at_once():
     assert text.count(";") == len(parts) - 1, "and nothing else is complained about"
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\0b", ".."])
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "a\0b", "..", "a b", "C:", "-x", "a\n", "x" * 61])
 def test_a_name_that_is_no_folder_name_is_refused(name):
     assert "name is" in refusal(name=name)
 

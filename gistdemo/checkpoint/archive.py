@@ -1,146 +1,218 @@
 """Whole checkpoints as zip files: packed, taken in with distrust, and deleted. No torch.
 
-An archive holds one folder of the checkpoint's name with its manifest, its card, the figures kept beside it, and the files its
-manifest lists. Weights are safetensors; nothing in an archive can be code.
+An archive is named after the checkpoint, as its manifest gives the name, and holds one folder of that name with the manifest, the
+card, the figures kept beside it, and the files the manifest lists. Weights are safetensors; nothing in an archive can be code.
+Which names are free and who uses a checkpoint is known one layer up: see `gistdemo.jobs.uses`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import stat
+import struct
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from gistdemo.checkpoint.manifest import read_manifest
+from gistdemo.checkpoint.manifest import NAME, NAME_RULE, Manifest, read_json, read_manifest
 from gistdemo.checkpoint.registry import EVALUATION_FILE
-from gistdemo.errors import CheckpointError, one_line
+from gistdemo.errors import CheckpointError, first_line
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,79}")
-SUFFIXES = (".safetensors", ".json", ".md", ".txt")
-MOST_FILES = 200
+WEIGHTS, TEXTS = ".safetensors", (".json", ".md", ".txt")
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile inflates the others without a bound: a kilobyte could fill the memory
+MOST_ENTRIES = 200
 MOST_BYTES = 2 * 2**30  # of all files together, counted while they are read: a header may lie
+MOST_TEXT_BYTES = 64 * 2**20  # of a file that is read whole, as the manifest is; marks of 50,000 rows take less than 1 MB
 CHUNK = 2**20
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip can hold: equal folders give equal archives
+UNREADABLE = (  # what zipfile and zlib raise over bytes that are not a whole zip
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError,
+)  # fmt: skip
 
 
 def pack(folder: Path, into: Path) -> Path:
-    """Write NAME.zip into a folder and return its path.
+    """Write NAME.zip into a folder that exists and return its path; an older one is replaced in one move. Nothing is compressed:
+    weights hardly shrink, and the bytes do not depend on a version of zlib.
 
-    Raises: CheckpointError: the checkpoint is broken (see `read_manifest`), or the archive cannot be written.
+    Raises: CheckpointError: the checkpoint is broken (see `read_manifest`) or has no proper name, or the archive cannot be written.
     """
     manifest = read_manifest(folder)
-    names = {"manifest.json", *manifest.files}
-    names |= {name for name in ("README.md", EVALUATION_FILE) if (folder / name).is_file()}
-    path = into / f"{folder.name}.zip"
+    _check_name(manifest.name, folder.name)
+    path = into / f"{manifest.name}.zip"
     try:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in sorted(names):
-                entry = zipfile.ZipInfo(f"{folder.name}/{name}", EPOCH)
-                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                archive.writestr(entry, (folder / name).read_bytes())
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=into) as building:
+            written = Path(building) / path.name
+            _write(written, folder, manifest)
+            os.replace(written, path)
     except OSError as error:
-        path.unlink(missing_ok=True)
-        raise CheckpointError(f"'{folder.name}' cannot be packed ({one_line(error)}). Free disk space and try again.") from error
+        raise CheckpointError(
+            f"Checkpoint '{manifest.name}' cannot be packed into '{into}' ({first_line(error)}). Free disk space, or choose another folder."
+        ) from error
     return path
 
 
 def unpack(path: Path, into: Path, taken: Collection[str], most_bytes: int = MOST_BYTES) -> str:
     """Take the checkpoint of an archive into a folder, whole or not at all. taken: names that are in use. Returns its name.
 
-    Raises: CheckpointError: not a zip; encrypted; a file of another kind, outside its folder, a link, twice, too many or too much;
-    no manifest or a broken one; a name that is taken. Nothing is left behind then.
+    most_bytes: of all its files, unpacked. Raises: CheckpointError: no such file, not a zip; encrypted or packed by a rare method;
+    a file of another kind, outside its folder, hidden, a link, twice, too many or too much; no manifest or a broken one; a name
+    that is not allowed or is taken. Nothing is left behind then.
     """
-    building = into / f".import.{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
+    if not path.is_file():
+        raise CheckpointError(f"There is no file '{path}'. Give the path of a checkpoint's zip.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = _checked(archive.infolist(), path.name)
-            top = _top(entries, path.name)
-            building.mkdir(parents=True)
-            _extract(archive, entries, top, building, most_bytes, path.name)
-        name = _name_of(building, path.name)
-        if name in taken:
-            raise CheckpointError(f"There is a checkpoint '{name}' already. Delete it first, or rename the one in '{path.name}'.")
-        (building / "checkpoint").rename(building / name)
-        read_manifest(building / name)
-        os.replace(building / name, into / name)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"'{path.name}' is not a zip file that can be read ({one_line(error)[:100]}). Export the checkpoint again."
-        ) from error
+        into.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".import-", dir=into) as building:
+            folder = Path(building) / "checkpoint"
+            _extract(path, folder, most_bytes)
+            name = _name_of(folder, path.name)
+            if name in taken or (into / name).exists():
+                raise CheckpointError(
+                    f"'{path.name}' holds a checkpoint '{name}', but there is one of that name already, or a job that writes it. "
+                    'Delete that one first, or change "name" in manifest.json of the new one.'
+                )
+            folder = folder.rename(folder.with_name(name))
+            read_manifest(folder)
+            os.replace(folder, into / name)
     except OSError as error:
-        raise CheckpointError(f"'{path.name}' cannot be taken in ({one_line(error)}). Free disk space and try again.") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        raise CheckpointError(f"'{path.name}' cannot be unpacked ({first_line(error)}). Free disk space, or export it again.") from error
     return name
 
 
-def delete(name: str, folder: Path, users: Sequence[str] = ()) -> None:
-    """Remove a checkpoint that was made or taken in here. folder: holds those. users: titles of what is using it.
+def delete(name: str, own: Path, shipped: Path, users: Collection[str] = ()) -> None:
+    """Remove a checkpoint made or taken in here, a broken one too. own, shipped: folders of those and of gistdemo's.
 
-    Raises: CheckpointError: it came with gistdemo, is in use, or is not there.
+    users: titles of the jobs that need it. Raises: CheckpointError: it came with gistdemo, is not there, is in use, or cannot be removed.
     """
-    if not NAME.fullmatch(name) or not (folder / name).is_dir():
-        raise CheckpointError(f"'{name[:80]}' is not a checkpoint made or imported here; those that come with gistdemo stay.")
+    if name in _folders(shipped):
+        raise CheckpointError(f"Checkpoint '{name}' came with gistdemo and stays. Only those made or imported here can be deleted.")
+    here = _folders(own)
+    if name not in here:  # a name out of a listing holds no path
+        raise CheckpointError(
+            f"No checkpoint '{name[:80]}' was made or imported here. Those that were: {', '.join(sorted(here)) or 'none'}."
+        )
     if users:
-        raise CheckpointError(f"Checkpoint '{name}' is in use by {', '.join(users)}. Wait for that, or stop it.")
-    shutil.rmtree(folder / name)
+        titles = ", ".join(f"'{title}'" for title in users)
+        raise CheckpointError(f"Checkpoint '{name}' is in use by job {titles}. Wait for its end or stop it, then delete the checkpoint.")
+    try:
+        (own / name).unlink() if (own / name).is_symlink() else shutil.rmtree(own / name)
+    except OSError as error:
+        raise CheckpointError(
+            f"Checkpoint '{name}' cannot be deleted whole ({first_line(error)}). See to that and delete it again."
+        ) from error
 
 
-def _checked(entries: Sequence[zipfile.ZipInfo], source: str) -> list[zipfile.ZipInfo]:
-    """The files of an archive, once every entry is what it may be."""
-    files = [entry for entry in entries if not entry.is_dir()]
-    if len(entries) > MOST_FILES:
-        raise CheckpointError(f"'{source}' has {len(entries):,} entries; a checkpoint has at most {MOST_FILES}.")
-    names = [entry.filename for entry in files]
-    for entry in files:
-        name, mode = entry.filename, entry.external_attr >> 16
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or ":" in name or "\0" in name or ".." in parts or any(p.startswith(".") for p in parts):
-            raise CheckpointError(f"'{source}': the path {name[:80]!r} leads out of the checkpoint or hides a file. Nothing was taken in.")
-        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            raise CheckpointError(f"'{source}': {name[:80]!r} is a link or a device; only files are allowed. Nothing was taken in.")
-        if not name.lower().endswith(SUFFIXES):
-            raise CheckpointError(f"'{source}': {name[:80]!r} is not allowed; a checkpoint has {', '.join(SUFFIXES)} files only.")
-        if entry.flag_bits & 1:
-            raise CheckpointError(f"'{source}' is encrypted. Export the checkpoint without a password.")
-        if names.count(name) > 1:
-            raise CheckpointError(f"'{source}' has {name[:80]!r} twice. Export the checkpoint again.")
+def _folders(parent: Path) -> set[str]:
+    return {path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")} if parent.is_dir() else set()
+
+
+def _write(path: Path, folder: Path, manifest: Manifest) -> None:
+    names = {"manifest.json", *manifest.files}
+    names |= {name for name in ("README.md", EVALUATION_FILE) if (folder / name).is_file()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in sorted(names):
+            entry = zipfile.ZipInfo(f"{manifest.name}/{name}", EPOCH)
+            entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16  # 3: Unix, on every system
+            entry.file_size = (folder / name).stat().st_size
+            with (folder / name).open("rb") as file, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(file, packed, CHUNK)
+
+
+def _extract(path: Path, folder: Path, most_bytes: int) -> None:
+    """Unpack the files of an archive into a new folder, without the one folder they may lie in."""
+    source, left = path.name, most_bytes
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = _checked(archive.infolist(), source)
+            top = _top(files, source)
+            for name, entry in files.items():
+                target = folder / name.relative_to(top)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                most = left if name.suffix.lower() == WEIGHTS else min(left, MOST_TEXT_BYTES)
+                with archive.open(entry) as packed, target.open("xb") as file:
+                    size = _copy(packed, file, most)
+                if size > most:
+                    raise CheckpointError(
+                        f"'{source}': {str(name)[:80]!r} unpacks to too much; allowed are {most_bytes >> 20:,} MiB for a checkpoint, "
+                        f"{MOST_TEXT_BYTES >> 20} MiB for one of its texts. Nothing was taken in."
+                    )
+                left -= size
+    except UNREADABLE as error:
+        raise CheckpointError(
+            f"'{source}' is not a zip file that can be read ({first_line(error)}). Export the checkpoint again."
+        ) from error
+
+
+def _copy(packed: IO[bytes], file: IO[bytes], most: int) -> int:
+    """Copy a file out of an archive until it ends or is more than `most` bytes. Returns how many there were until then."""
+    count = 0
+    while count <= most and (chunk := packed.read(CHUNK)):
+        count += len(chunk)
+        file.write(chunk)
+    return count
+
+
+def _checked(entries: Sequence[zipfile.ZipInfo], source: str) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """The files of an archive by their paths, once every entry is what it may be."""
+    if len(entries) > MOST_ENTRIES:
+        raise CheckpointError(f"'{source}' has {len(entries):,} entries; a checkpoint has at most {MOST_ENTRIES}. Nothing was taken in.")
+    files, seen = {}, set()
+    for entry in entries:
+        path, shown = PurePosixPath(entry.filename), repr(entry.filename[:80])
+        if problem := _problem(entry, path):
+            raise CheckpointError(f"'{source}': {shown} {problem} Nothing was taken in.")
+        if entry.filename.endswith("/"):  # a folder; those that files need are made with them
+            continue
+        key = str(path).casefold()  # some file systems take A.txt and a.txt for one
+        if key in seen:
+            raise CheckpointError(f"'{source}' has {shown} twice. Nothing was taken in.")
+        seen.add(key)
+        files[path] = entry
     return files
 
 
-def _top(entries: Sequence[zipfile.ZipInfo], source: str) -> str:
-    """The folder all files lie in, with a slash; "" where the manifest is at the top."""
-    found = [entry.filename.removesuffix("manifest.json") for entry in entries if PurePosixPath(entry.filename).name == "manifest.json"]
-    if len(found) != 1 or not all(entry.filename.startswith(found[0]) for entry in entries) or found[0].count("/") > 1:
+def _problem(entry: zipfile.ZipInfo, path: PurePosixPath) -> str | None:
+    """Why an entry is not allowed in an archive."""
+    name, kind = entry.filename, stat.S_IFMT(entry.external_attr >> 16)
+    if path.is_absolute() or ".." in path.parts or any(sign in name for sign in "\\:\0"):
+        return "leads out of the checkpoint."
+    if any(part.startswith(".") for part in path.parts):
+        return "is hidden; zip the checkpoint's folder without hidden files."
+    if kind not in (0, stat.S_IFDIR if name.endswith("/") else stat.S_IFREG):
+        return "is a link or a device; only files and folders are allowed."
+    if not name.endswith("/") and path.suffix.lower() not in (WEIGHTS, *TEXTS):
+        return f"is not allowed; a checkpoint has {', '.join((WEIGHTS, *TEXTS))} files only."
+    if entry.flag_bits & 1:
+        return "is encrypted; zip the checkpoint without a password."
+    if entry.compress_type not in METHODS:
+        return f"is compressed by method {entry.compress_type}; zip the checkpoint by the usual one, deflate."
+    return None
+
+
+def _top(files: Collection[PurePosixPath], source: str) -> PurePosixPath:
+    """The folder all files lie in; "." where the manifest is at the top."""
+    found = [path.parent for path in files if path.name == "manifest.json"]
+    if len(found) != 1 or len(found[0].parts) > 1 or not all(path.is_relative_to(found[0]) for path in files):
         raise CheckpointError(f"'{source}' has no manifest.json at its top or in its one folder. Zip the checkpoint's folder itself.")
     return found[0]
 
 
-def _extract(archive: zipfile.ZipFile, entries, top: str, building: Path, most_bytes: int, source: str) -> None:
-    left = most_bytes
-    for entry in entries:
-        path = building / "checkpoint" / entry.filename.removeprefix(top)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(entry) as packed, path.open("xb") as file:
-            while chunk := packed.read(CHUNK):
-                left -= len(chunk)
-                if left < 0:
-                    raise CheckpointError(f"'{source}' unpacks to more than {most_bytes / 2**30:.1f} GiB, the most that is allowed.")
-                file.write(chunk)
-
-
-def _name_of(building: Path, source: str) -> str:
+def _name_of(folder: Path, source: str) -> str:
+    """The name in a manifest that is not checked yet."""
     try:
-        name = json.loads((building / "checkpoint" / "manifest.json").read_text(encoding="utf-8"))["name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"'{source}': manifest.json cannot be read ({one_line(error)[:80]}). Export the checkpoint again.") from error
+        name = read_json(folder / "manifest.json")["name"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"'{source}': manifest.json cannot be read ({first_line(error)}). Export the checkpoint again.") from error
+    _check_name(name, source)
+    return name
+
+
+def _check_name(name: object, source: str) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise CheckpointError(
-            f"'{source}': {str(name)[:80]!r} is not a name for a checkpoint. Letters, digits, '-', '_' and '.' are allowed."
+            f"'{source}': {str(name)[:80]!r} is not a name for a checkpoint; allowed are {NAME_RULE}. Change \"name\" in manifest.json."
         )
-    return name

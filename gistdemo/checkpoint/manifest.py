@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ WEIGHTS_FILE = "weights.safetensors"
 ROWS_FILE = "trained_rows.txt"
 COMPRESSOR_DIR = "adapter"
 BACKBONE_ADAPTER_DIR = "backbone_adapter"
+NAME = re.compile(r"\w[\w.-]{0,59}")  # a name is a folder's name as well, and file systems stop at 255 bytes: 60 letters of up to 4
+NAME_RULE = "up to 60 letters, digits, '-', '_' and '.' (not '-' or '.' in front)"
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,33 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"'{folder.name}' has no manifest.json. Copy the whole checkpoint folder again.") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"'{folder.name}': manifest.json cannot be read ({error}). Copy the checkpoint folder again.") from error
     manifest = _parse(record, folder.name)
-    problems = [problem for name, expected in manifest.files.items() if (problem := _file_problem(folder, name, expected))]
+    try:
+        problems = [problem for name, expected in manifest.files.items() if (problem := _file_problem(folder, name, expected))]
+    except OSError as error:
+        raise CheckpointError(f"'{folder.name}': a file cannot be read ({error}). Copy the checkpoint folder again.") from error
     if problems:
         raise CheckpointError(f"'{folder.name}': {'; '.join(problems)}. Copy the checkpoint folder again.")
     return manifest
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file that came from elsewhere.
+
+    Raises: OSError: it cannot be read. ValueError: it is not JSON, is nested too deep to be read, or has text with half a
+    character (a lone surrogate), which could be neither printed nor sent to a page.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(record, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return record
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -110,7 +130,7 @@ def _parse(record: Any, name: str) -> Manifest:
         values["trained_k"] = tuple(int(k) for k in values["trained_k"])
         manifest = Manifest(**values)
         _check_values(manifest)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"'{name}': manifest.json has a field of the wrong form ({error}). Copy the checkpoint folder again."
         ) from error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gistdemo.checkpoint.manifest import MODES, Manifest, read_manifest
+from gistdemo.checkpoint.manifest import MODES, Manifest, read_json, read_manifest
 from gistdemo.errors import CheckpointError, one_line
 
 EVALUATION_FILE = "evaluation.json"
@@ -27,7 +26,7 @@ class Entry:
     def evaluation(self) -> dict[str, Any] | None:
         """The summary of an evaluation kept beside the checkpoint (see `gistdemo.evaluate.run`); None where there is none to read."""
         try:
-            found = json.loads((self.folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+            found = read_json(self.folder / EVALUATION_FILE)
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None

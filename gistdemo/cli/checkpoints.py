@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gistdemo.checkpoint.archive import delete, pack, unpack
+from gistdemo.checkpoint.archive import pack
 from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
 from gistdemo.errors import UsageError
 from gistdemo.jobs.queue import Jobs
-from gistdemo.jobs.uses import users_of
+from gistdemo.jobs.uses import delete_checkpoint, import_checkpoint
 from gistdemo.settings import Settings
 
 SHOWN_K = 4  # where one budget has to stand for all
@@ -64,15 +64,12 @@ def _export(args, settings: Settings) -> int:
 
 
 def _import(args, settings: Settings) -> int:
-    own = settings.checkpoint_dirs[-1]
-    own.mkdir(parents=True, exist_ok=True)
-    print(unpack(args.file, own, [entry.name for entry in list_checkpoints(settings.checkpoint_dirs)]))
+    print(import_checkpoint(args.file, settings, Jobs(settings.runs_dir)))
     return 0
 
 
 def _delete(args, settings: Settings) -> int:
-    users = users_of(args.name, Jobs(settings.runs_dir))
-    delete(args.name, settings.checkpoint_dirs[-1], [f"job '{job.title}'" for job in users])
+    delete_checkpoint(args.name, settings, Jobs(settings.runs_dir))
     print(f"{args.name}: deleted")
     return 0
 
@@ -86,7 +83,7 @@ def _recovery_text(recovery: dict) -> str:
             parts = [
                 f"k={k} {row['recovery']:.2f} (swapped {row['swapped']:.2f})" for k, row in by_k.items() if row["recovery"] is not None
             ]
-        except (KeyError, TypeError, ValueError, AttributeError):  # a note of the trainer; another one may write others
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):  # a note of the trainer; others may write others
             continue
         lines += f"\n{'':<25}recovery on {target.replace('_', ' ')}: {', '.join(parts)}" if parts else ""
     return lines
@@ -101,5 +98,5 @@ def _verdicts_text(evaluation: dict | None) -> str:
             if e["k"] in (0, SHOWN_K)
         ]
         return f"\n{'':<25}degenerate of {evaluation['rows']} rows: {', '.join(parts)}"
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         return ""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gistdemo.checkpoint.manifest import MODES
+from gistdemo.checkpoint.manifest import MODES, NAME, NAME_RULE
 from gistdemo.data.alpaca import source_name
 from gistdemo.errors import UsageError
 
@@ -86,8 +86,8 @@ class TrainConfig:
         for field, allowed in (("mode", MODES), ("weights", WEIGHTS), ("dtype", DTYPES)):
             if getattr(self, field) not in allowed:
                 yield f"{field} is '{getattr(self, field)}', allowed are {', '.join(allowed)}"
-        if not self.name or any(c in self.name for c in "/\\ \0") or self.name.startswith("."):
-            yield f"name is '{self.name}', allowed are letters, digits, '-', '_' and '.' (not in front)"
+        if not NAME.fullmatch(self.name):
+            yield f"name is '{self.name}', allowed are {NAME_RULE}"
         for field in (
             "steps",
             "batch_size",

@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.archive import delete, pack, unpack
+from gistdemo.checkpoint.archive import pack
 from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.jobs.queue import Jobs
-from gistdemo.jobs.uses import users_of
+from gistdemo.jobs.uses import delete_checkpoint, import_checkpoint
 from gistdemo.settings import Settings
 from gistdemo.ui import panels
 
@@ -22,7 +22,7 @@ class CheckpointsTab:
 
     def __init__(self, settings: Settings, jobs: Jobs):
         self.settings, self.jobs = settings, jobs
-        self.own = settings.checkpoint_dirs[-1]
+        self._zips = tempfile.TemporaryDirectory(prefix="gistdemo-zips-")  # one per checkpoint at most; goes with the server
 
     def build(self, status: gr.HTML) -> None:
         """Lay the tab out. status: the page's status line."""
@@ -61,17 +61,16 @@ class CheckpointsTab:
         """Make the zip of a checkpoint and offer it."""
         try:
             entry = self._entry(name)
-            path = pack(entry.folder, Path(tempfile.mkdtemp(prefix="gistdemo-")))
+            path = pack(entry.folder, Path(self._zips.name))
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
         size = path.stat().st_size / 1e6
         return gr.DownloadButton(value=str(path), interactive=True), panels.status(f"{path.name} is ready: {size:.1f} MB")
 
-    def take_in(self, file: Any) -> str:
+    def take_in(self, file: str) -> str:
         """Import a zip. What is wrong with it is said; nothing of it is kept then."""
         try:
-            self.own.mkdir(parents=True, exist_ok=True)
-            name = unpack(Path(file.name if hasattr(file, "name") else file), self.own, self.names())
+            name = import_checkpoint(Path(file), self.settings, self.jobs)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error")
         return panels.status(f"Imported '{name}': Compare and Evaluate offer it now")
@@ -82,7 +81,7 @@ class CheckpointsTab:
             return panels.status("Tick 'Yes, delete its files' first: its files cannot be brought back", kind="error"), False
         try:
             entry = self._entry(name)
-            delete(entry.name, self.own, [f"job '{job.title}'" for job in users_of(entry.name, self.jobs)])
+            delete_checkpoint(entry.name, self.settings, self.jobs)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error"), False
         return panels.status(f"Deleted '{entry.name}'"), False
