@@ -27,19 +27,21 @@
   });
 
   // A click on a point of the scatter of the Evaluate tab chooses that row, as a click in the table does.
+  function choose(event) {
+    const row = event.points.length ? event.points[0].customdata : undefined;
+    const field = document.querySelector("#gd-ev-clicked input");
+    if (row === undefined || row === null || !field) return;
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(field, Array.isArray(row) ? row[0] : row);
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  let heard = null;  // a picture that is drawn anew, in the same element too, forgets its listeners and gets another `on`
   function listen() {
     const plot = document.querySelector("#gd-ev-plot .js-plotly-plot");
-    if (!plot || !plot.on || plot.dataset.listens) return;
-    plot.dataset.listens = "yes";
-    plot.on("plotly_click", function (event) {
-      const row = event.points.length ? event.points[0].customdata : undefined;
-      const field = document.querySelector("#gd-ev-clicked input");
-      if (row === undefined || row === null || !field) return;
-      Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(field, Array.isArray(row) ? row[0] : row);
-      field.dispatchEvent(new Event("input", { bubbles: true }));
-    });
+    if (!plot || !plot.on || plot.on === heard) return;
+    plot.on("plotly_click", choose);
+    heard = plot.on;
   }
-  setInterval(listen, 500);
+  setInterval(listen, 300);
 
   window.gistdemoCopyLink = function (instruction, input, reference, checkpoints, conditions, k, limit, temperature, top_p, seed) {
     const query = new URLSearchParams({ instruction, input, reference, checkpoints: checkpoints.join(","), conditions: conditions.join(","),

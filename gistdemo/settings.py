@@ -35,6 +35,11 @@ class Settings:
         return self.data_dir / "runs"
 
     @property
+    def examples_file(self) -> Path:
+        """The embedded examples."""
+        return self.assets_dir / "examples.jsonl"
+
+    @property
     def checkpoint_dirs(self) -> tuple[Path, ...]:
         """Folders searched for gist checkpoints, shipped ones first."""
         return (self.shipped_checkpoints_dir, self.data_dir / "checkpoints")

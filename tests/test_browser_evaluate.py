@@ -85,8 +85,11 @@ def test_from_a_run_to_a_row_to_compare_and_to_the_report(page, tmp_path):
 def test_a_point_of_the_scatter_chooses_its_row(page, tmp_path):
     evaluate(page, write_rows(tmp_path / "things.jsonl", ROWS))
     page.locator("#gd-ev-picture").get_by_label("Gist against full").click()
-    page.locator("#gd-ev-plot .js-plotly-plot[data-listens=yes]").wait_for()
-    page.locator("#gd-ev-plot .scatterlayer .point").last.click(force=True)
+    point = page.locator("#gd-ev-plot .scatterlayer .point").last
+    point.wait_for()
+    page.wait_for_timeout(1000)  # the page looks for a new picture three times a second
+    point.hover(force=True)
+    point.click(force=True)
     page.locator(".gd-detail").wait_for()
 
 

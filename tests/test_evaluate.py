@@ -25,6 +25,7 @@ from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows
 from gistdemo.evaluate.results import export, find_evaluations, read_results
 from gistdemo.evaluate.run import evaluate
 from gistdemo.evaluate.summary import as_table, summarise
+from gistdemo.json_lines import read
 from gistdemo.metrics import rouge
 from gistdemo.prompts import Example
 from gistdemo.train.run import train
@@ -122,6 +123,17 @@ def test_stopping_keeps_what_was_answered(made, settings, tmp_path, monkeypatch)
     assert [done for done, _ in told] == [4, 8] and not (tmp_path / "out" / "eval_results.json").exists()
     results = evaluate(made, tmp_path / "out", settings, report=lambda *now: told.append(now))
     assert results["rows"] == len(ROWS) and told[-1][0] == told[-1][1] and [d for d, _ in told] == sorted(d for d, _ in told)
+    timings = read(tmp_path / "out" / "timings.jsonl")
+    judging = [one["seconds"] for one in read(tmp_path / "out" / "recovery.jsonl")]
+    assert results["seconds"] == round(sum([t["share_seconds"] for t in timings] + judging), 1) > 0, "what ran before the stop counts"
+
+
+def test_a_batch_that_was_not_timed_leaves_the_duration_unknown(made, settings, tmp_path):
+    evaluate(made, tmp_path / "out", settings)
+    timings = read(tmp_path / "out" / "timings.jsonl")
+    lines = [json.dumps({name: value for name, value in one.items() if name != "share_seconds"}) + "\n" for one in timings]
+    (tmp_path / "out" / "timings.jsonl").write_text("".join(lines))
+    assert evaluate(made, tmp_path / "out", settings)["seconds"] is None
 
 
 def test_a_folder_answers_one_request(made, settings, tmp_path):

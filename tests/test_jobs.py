@@ -277,7 +277,7 @@ def test_jobs_from_many_threads_run_once_each_in_order_and_one_at_a_time(jobs):
         most = max(most, sum(job.is_active for job in found))
         return all(job.state == "done" for job in found)
 
-    assert wait(all_done, 120) and most == 1
+    assert wait(all_done, 300) and most == 1
     assert sorted(order, key=lambda n: jobs.get(n).started) == order
     assert all([state for _, state in jobs.get(n).history].count("running") == 1 for n in order)
 

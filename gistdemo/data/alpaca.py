@@ -20,6 +20,7 @@ from gistdemo.prompts import Example
 
 PLACEHOLDERS = {"<noinput>", "noinput", "no input", "n/a", "none", "nan"}
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, no tokenizer can read it
+EMBEDDED_FILE = "assets/examples.jsonl"  # from the project's folder: the examples written for it
 FILE_TYPES = (".json", ".jsonl", ".parquet")
 
 
@@ -46,9 +47,15 @@ def rows_digest(examples: Iterable[Example]) -> str:
 
 
 def source_name(source: str) -> str:
-    """A source (or several, joined by +) without the folders of its files: they say something about one machine only."""
-    names = (part.replace("\\", "/").rsplit("/", 1)[-1] if "." in part else part for part in source.split("+"))
-    return "+".join(names)
+    """A source (or several, joined by +) without the folders of its files: they say something about one machine only.
+    The embedded examples keep their place in the project, where everybody has them."""
+    return "+".join(_without_folders(part.replace("\\", "/")) for part in source.split("+"))
+
+
+def _without_folders(part: str) -> str:
+    if part.endswith(EMBEDDED_FILE):
+        return EMBEDDED_FILE
+    return part.rsplit("/", 1)[-1] if "." in part else part
 
 
 def instruction_mark(example: Example) -> str:

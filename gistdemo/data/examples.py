@@ -14,6 +14,7 @@ from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
 EMBEDDED = "embedded"
+OWN_EXAMPLES = "embedded examples"  # what a form calls them
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Listed:
     number: int
     category: str
     example: Example
+
+
+def named_source(typed: str, settings: Settings) -> str:
+    """The source that stands for what was typed into a form: the file of the embedded examples for their name or for nothing."""
+    return str(settings.examples_file) if typed.strip() in ("", OWN_EXAMPLES) else typed.strip()
 
 
 class ExampleSources:
@@ -44,7 +50,7 @@ class ExampleSources:
             return self._known[source]
 
     def _embedded(self) -> tuple[Listed, ...]:
-        lines = (self._settings.assets_dir / "examples.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = self._settings.examples_file.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines if line.strip()]
         return tuple(Listed(n, r["category"], Example(r["instruction"], r["input"], r["output"])) for n, r in enumerate(records, 1))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +32,7 @@ from gistdemo.prompts import Example, PromptPlan
 log = logging.getLogger(__name__)
 BATCH = 32
 ROWS_FILE, TIMINGS_FILE = "rows.jsonl", "timings.jsonl"
-TIMINGS = ("first_token_seconds", "tokens_per_second")
+TIMINGS = ("first_token_seconds", "tokens_per_second", "share_seconds")
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,16 @@ def answer(
 
     A record: checkpoint, condition, k, row, text, tokens, finish_reason, prompt_tokens, instruction_tokens, kept_tokens, kv_bytes,
     rouge1, rouge2, rougeL (0..100, None without reference), verdict, flags (codes), and the names in TIMINGS (s, tokens/s within
-    the batch). on_batch: told how many batches are there. A kill loses at most the batch it falls into.
+    the batch; of the time its batch took, one record's share). on_batch: told how many batches are there. A kill loses at most the batch it falls into.
     Raises: WorkStopped: should_stop, asked after every batch, said so. RuntimeError: a row could not be generated.
     """
     records, ready = _on_file(work, folder)
     with (folder / ROWS_FILE).open("a", encoding="utf-8") as rows, (folder / TIMINGS_FILE).open("a", encoding="utf-8") as timings:
         for number, batch in enumerate(work[ready:], ready + 1):
+            began = time.perf_counter()
             fresh = list(_answered(batch, examples, limit))
+            share = {"share_seconds": round((time.perf_counter() - began) / len(fresh), 4)}
+            fresh = [record | share for record in fresh]
             for file, part in ((timings, _timings), (rows, _without_timings)):
                 file.writelines(json.dumps(part(record), ensure_ascii=False) + "\n" for record in fresh)
                 file.flush()
@@ -115,7 +119,7 @@ def answer(
 
 
 def _timings(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in TIMINGS}
+    return {name: record.get(name) for name in TIMINGS}
 
 
 def _without_timings(record: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +128,7 @@ def _without_timings(record: dict[str, Any]) -> dict[str, Any]:
 
 def _on_file(work: Sequence[Batch], folder: Path) -> tuple[list[dict[str, Any]], int]:
     """The records of the first batches that are whole, and how many batches that are. What follows them is cut off the files."""
-    found = [row | time for row, time in zip(recover(folder / ROWS_FILE), recover(folder / TIMINGS_FILE), strict=False)]
+    found = [row | timing for row, timing in zip(recover(folder / ROWS_FILE), recover(folder / TIMINGS_FILE), strict=False)]
     kept, ready = 0, 0
     for batch in work:
         keys = batch.keys()
@@ -155,7 +159,8 @@ def _answered(batch: Batch, examples: Sequence[Example], limit: int) -> Iterator
 
 
 def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict[str, Any]]:
-    """Greedy answers of one batch: text, ids, tokens, finish_reason, kv_bytes of the prompt, and the names in TIMINGS.
+    """Greedy answers of one batch: text, ids, tokens, finish_reason, kv_bytes of the prompt, first_token_seconds and
+    tokens_per_second.
 
     Raises: RuntimeError: a row failed.
     """

@@ -34,7 +34,7 @@ def training_metrics(training: dict[str, Any], max_k: int, backbone: str, final_
     }
 
 
-def eval_results(checkpoint: str, k: int, entries: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def eval_results(checkpoint: str, k: int, entries: Sequence[dict[str, Any]], seconds: float | None) -> dict[str, Any]:
     """eval_results.json for one budget. entries: of `summarise`; conditions that were not run are None."""
     found = {NAMES[e["condition"]]: e for e in entries if e["condition"] in NAMES and e["k"] in (0, k)}
     full, gist, truncated = (found.get(name) for name in NAMES.values())

@@ -57,7 +57,6 @@ def evaluate(
     Raises: CheckpointError, BackboneError, DataError: what is measured cannot be had. UsageError: the folder holds another
     request, or a checkpoint has fewer gist tokens than asked for. WorkStopped: should_stop said so; all that was done is kept.
     """
-    began = time.perf_counter()
     keep_freed_memory()
     subjects, marks = _subjects(request, settings)
     examples, trained_on = evaluation_rows(request, [s.loaded.encoder for s in subjects], marks)
@@ -92,7 +91,7 @@ def evaluate(
             report(total - judging * (len(subjects) - number), total)
             if should_stop() and number < len(subjects):
                 raise WorkStopped(f"Stopped after the recovery of '{subject.name}', which is kept. Resume goes on from there.")
-    _finish(folder, results, records, examples, request, subjects, time.perf_counter() - began)
+    _finish(folder, results, records, examples, request, subjects)
     return results
 
 
@@ -147,26 +146,35 @@ def _recovery(
     known = {record["checkpoint"]: record["recovery"] for record in recover(path)}
     if subject.name in known:
         return known[subject.name]
+    began = time.perf_counter()
     encoder = subject.loaded.encoder
     held = [Judged(encoder.encode(e), encoder.answer_ids(e.output, RECOVERY_TOKENS)) for e in examples if e.output]
     found = judge(subject.base, subject.loaded, {"": held}, request.ks, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"checkpoint": subject.name, "recovery": found}) + "\n")
+        seconds = round(time.perf_counter() - began, 1)
+        file.write(json.dumps({"checkpoint": subject.name, "recovery": found, "seconds": seconds}) + "\n")
         file.flush()
         os.fsync(file.fileno())
     return found
 
 
-def _finish(folder, results, records, examples, request: EvaluationRequest, subjects: Sequence[Subject], seconds: float) -> None:
+def _finish(folder, results, records, examples, request: EvaluationRequest, subjects: Sequence[Subject]) -> None:
     """Write what sums the folder up."""
     first, k = subjects[0], request.ks[0]
-    results |= {"versions": versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), "seconds": round(seconds, 1)}
+    seconds = _seconds(folder, records)
+    results |= {"versions": versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), "seconds": seconds}
     own = [entry for entry in results["answers"] if entry["checkpoint"] == first.name]
     write_json(folder / RESULTS_FILE, results | earlier_format.eval_results(first.name, k, own, results["seconds"]))
     shown = [name for name in earlier_format.NAMES if name in request.conditions]
     prompts = [_prompt_texts(first, example, shown, k) for example in examples[: earlier_format.SAMPLES]]
     mine = [record for record in records if record["checkpoint"] == first.name]
     write_json(folder / "sample_outputs.json", earlier_format.sample_outputs(mine, examples, prompts, k))
+
+
+def _seconds(folder: Path, records: Sequence[dict[str, Any]]) -> float | None:
+    """What all batches and recoveries took, those before an interruption included; None where a part was not timed."""
+    parts = [r.get("share_seconds") for r in records] + [r.get("seconds") for r in recover(folder / RECOVERY_FILE)]
+    return None if None in parts else round(sum(parts), 1)
 
 
 def _prompt_texts(subject: Subject, example: Example, conditions: Sequence[str], k: int) -> dict[str, str]:

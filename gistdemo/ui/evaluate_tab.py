@@ -12,7 +12,8 @@ import gradio as gr
 
 from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.alpaca import read_rows
+from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
+from gistdemo.data.examples import OWN_EXAMPLES, named_source
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.evaluate import figures
 from gistdemo.evaluate.imported import import_results
@@ -26,7 +27,7 @@ from gistdemo.jobs.record import Job
 from gistdemo.settings import Settings
 from gistdemo.ui import job_cards, panels, result_tables
 from gistdemo.ui.answer_table import HEADERS, ORDERS, Filter, answer_rows
-from gistdemo.ui.train_tab import OWN_EXAMPLES, Watch
+from gistdemo.ui.train_tab import Watch
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
@@ -175,8 +176,8 @@ class EvaluateTab:
 
     def request(self, checkpoints, conditions, ks, data, rows, seed, limit, recovery) -> EvaluationRequest:
         """What a form stands for. Raises UsageError: values that are not allowed."""
-        source = str(self.settings.assets_dir / "examples.jsonl") if data.strip() in ("", OWN_EXAMPLES) else data.strip()
-        if not self.local and source != str(self.settings.assets_dir / "examples.jsonl") and Path(source).exists():
+        source = named_source(data, self.settings)
+        if not self.local and source_name(source) != EMBEDDED_FILE and Path(source).exists():
             raise UsageError(f"'{source}' is a file of the server. Give a hub dataset id such as tatsu-lab/alpaca.")
         order = self._checkpoint_names()
         chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
@@ -190,7 +191,7 @@ class EvaluateTab:
             request = self.request(*form)
         except GistDemoError as error:
             return f'<p class="gd-error">{panels.escape(one_line(error))}</p>', ""
-        shown = dataclasses.replace(request, data="assets/examples.jsonl") if request.data.endswith("examples.jsonl") else request
+        shown = dataclasses.replace(request, data=EMBEDDED_FILE) if source_name(request.data) == EMBEDDED_FILE else request
         if not request.rows:
             return '<p class="gd-hint">All rows: how long it takes shows once it runs.</p>', shown.command()
         answers = request.rows * len(request.settings()) * request.max_new_tokens / 64
@@ -205,7 +206,7 @@ class EvaluateTab:
             request = self.request(*form)
             count = len(read_rows(request.data, need_output=False).examples) if "+" not in request.data else 0
             asked = min(request.rows or count, count) or request.rows
-            data = OWN_EXAMPLES if request.data.endswith("examples.jsonl") else request.named().data
+            data = OWN_EXAMPLES if source_name(request.data) == EMBEDDED_FILE else source_name(request.data)
             title = f"{', '.join(request.checkpoints)} on {asked} {data}"
             job = self.jobs.submit("evaluate", dataclasses.asdict(request), title)
             self.jobs.tick()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shlex
 import threading
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from gistdemo.checkpoint.manifest import MODES
 from gistdemo.checkpoint.registry import list_checkpoints
-from gistdemo.data.alpaca import read_rows
+from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
+from gistdemo.data.examples import OWN_EXAMPLES, named_source
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.jobs.estimate import EMBEDDED, estimate
 from gistdemo.jobs.progress import Progress, ProgressReader, tail
@@ -27,7 +26,6 @@ from gistdemo.ui import job_cards, panels, plots
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
-OWN_EXAMPLES = "embedded examples"
 SIMULATED = "simulated"
 SIMULATED_PURPOSE = "no weights, no checkpoint: a run that only looks like one, to try this tab"
 FORM = ("mode", "backbone", "ks", "steps", "batch_size", "learning_rate", "gist_learning_rate", "seed")
@@ -186,7 +184,7 @@ class TrainTab:
         if not isinstance(extra, dict):
             raise UsageError(f"More settings are '{more[:80]}'; a JSON object such as {{\"rank\": 16}} is needed.")
         extra = {key: tuple(value) if isinstance(value, list) else value for key, value in extra.items()}
-        source = str(self.settings.assets_dir / "examples.jsonl") if data.strip() in ("", OWN_EXAMPLES) else data.strip()
+        source = named_source(data, self.settings)
         return with_preset("" if preset == SIMULATED else preset, given | {"name": name.strip(), "data": source} | extra)
 
     def take_preset(self, preset: str) -> list[Any]:
@@ -210,10 +208,7 @@ class TrainTab:
             f"About {job_cards.duration(found.seconds)} ({found.basis})." if found.seconds is not None else f"{found.basis.capitalize()}."
         )
         text = f"{text} {found.memory_text()}".strip()
-        command = config.command().replace(f"--run runs/{config.name}", "--queue")
-        return f'<p class="gd-hint">{panels.escape(text)}</p>', command.replace(
-            " --data examples.jsonl", f" --data {shlex.quote('assets/examples.jsonl')}"
-        )
+        return f'<p class="gd-hint">{panels.escape(text)}</p>', config.command().replace(f"--run runs/{config.name}", "--queue")
 
     def check_data(self, *form: Any) -> tuple[str, str]:
         """Read the rows: how many can be used, how many were turned away and why, and how the first one looks."""
@@ -321,7 +316,7 @@ class TrainTab:
         if job is None or job.kind != "train":
             return [*([gr.skip()] * (len(FORM) + 3)), panels.status("No training job is chosen", kind="error")]
         values = job.settings
-        data = OWN_EXAMPLES if Path(values["data"]).name == "examples.jsonl" else values["data"]
+        data = OWN_EXAMPLES if source_name(values["data"]) == EMBEDDED_FILE else values["data"]
         form = [",".join(map(str, values["ks"])) if name == "ks" else values[name] for name in FORM]
         known = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
         more = {
