@@ -204,6 +204,13 @@ def test_an_interrupted_flag_stays_one_mark():
     assert cells.highlight("123456789", found).count("<mark") == 1
 
 
+def test_shared_words_are_coloured_inside_and_outside_of_a_mark():
+    found = cells.highlight("a <b> c d", [flag(span=(2, 7))], [(0, 1), (3, 4), (6, 9)])
+    same = '<span class="gd-same">{}</span>'.format
+    assert found.startswith(same("a") + " <mark") and found.endswith(same("c") + "</mark>" + same(" d"))
+    assert f"&lt;{same('b')}&gt; {same('c')}" in found and found.count("<mark") == 1
+
+
 def test_markup_characters_inside_and_around_a_place_are_counted_as_one_character():
     text = 'a&b<c>"d'
     assert marked(text, flag(span=(1, 5))) == [("a", ""), ("&b<c", "fail"), ('>"d', "")]

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from gistdemo.metrics import normalised_score, rouge
-from gistdemo.metrics.rouge import lcs_length
+from gistdemo.metrics import normalised_score, rouge, shared_words
+from gistdemo.metrics.rouge import _words, lcs_length
 
 KEYS = ("rouge1", "rouge2", "rougeL")
 WORDS = "the cat cats sat sitting on a mat running runs quickly quick nationality national 42 co-operate U.S. naïve don't \n".split(" ")
@@ -91,6 +91,17 @@ def test_lcs_length_agrees_with_the_table_method():
             for j, y in enumerate(second):
                 table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
         assert lcs_length(first, second) == table[-1][-1]
+
+
+def test_shared_words_are_the_words_that_rouge_l_counts():
+    rng = random.Random(2)
+    for _ in range(100):
+        prediction, reference = random_text(rng), random_text(rng)
+        places = shared_words(prediction, reference)
+        assert places == sorted(set(places))
+        again = rouge(" ".join(prediction[start:stop] for start, stop in places), reference)
+        assert len(places) == lcs_length(_words(prediction), _words(reference))
+        assert again["rougeL"] == pytest.approx(again["rouge1"]), "nothing is out of order"
 
 
 def test_threads_share_the_scorer():

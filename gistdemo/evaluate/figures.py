@@ -31,7 +31,7 @@ Entry = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
-def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 420) -> Any:
+def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 500) -> Any:
     """Transparent ground, grey ink, legend above: for a page of any theme and width."""
     figure.update_layout(
         height=height,

@@ -12,6 +12,18 @@ Pure functions on text and integers: no torch, no transformers; rouge_score is i
 from gistdemo.metrics.degeneration import Diagnosis, diagnose, instruction_blind
 from gistdemo.metrics.flags import FLAGS, Flag
 from gistdemo.metrics.repetition import Loop, find_loop, tail_loop
-from gistdemo.metrics.rouge import normalised_score, rouge
+from gistdemo.metrics.rouge import normalised_score, rouge, shared_words
 
-__all__ = ["FLAGS", "Diagnosis", "Flag", "Loop", "diagnose", "find_loop", "instruction_blind", "normalised_score", "rouge", "tail_loop"]
+__all__ = [
+    "FLAGS",
+    "Diagnosis",
+    "Flag",
+    "Loop",
+    "diagnose",
+    "find_loop",
+    "instruction_blind",
+    "normalised_score",
+    "rouge",
+    "shared_words",
+    "tail_loop",
+]

@@ -8,6 +8,7 @@ the same numbers (the tests compare with rouge_score itself). rouge_score, and w
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from types import SimpleNamespace
@@ -67,6 +68,31 @@ def lcs_length(first: Sequence[str], second: Sequence[str]) -> int:
         hits = unmatched & positions.get(word, 0)
         unmatched = ((unmatched + hits) | (unmatched - hits)) & everything
     return len(first) - unmatched.bit_count()
+
+
+def shared_words(prediction: str, reference: str) -> list[tuple[int, int]]:
+    """Places (start, stop) in the answer of the words that make up one longest common subsequence with the reference: what ROUGE-L counts.
+
+    >>> shared_words("The cats sat.", "a cat sat")
+    [(4, 8), (9, 12)]
+    """
+    places = [match.span() for match in re.finditer("[A-Za-z0-9]+", prediction)]
+    words = _words.__wrapped__  # single words must not push references out of the cache
+    mine, theirs = [words(prediction[start:stop]) for start, stop in places], [(word,) for word in _words(reference)]
+    longest = [[0] * (len(theirs) + 1) for _ in range(len(mine) + 1)]  # [i][j]: of mine[i:] and theirs[j:]
+    for i in reversed(range(len(mine))):
+        for j in reversed(range(len(theirs))):
+            longest[i][j] = longest[i + 1][j + 1] + 1 if mine[i] == theirs[j] else max(longest[i + 1][j], longest[i][j + 1])
+    found, i, j = [], 0, 0
+    while longest[i][j]:
+        if mine[i] == theirs[j]:
+            found.append(places[i])
+            i, j = i + 1, j + 1
+        elif longest[i + 1][j] >= longest[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return found
 
 
 @lru_cache(maxsize=256)  # the references of the open cells, and the answer that is being scored

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-HEADERS = ["#", "instruction", "ROUGE-L", "− full", "verdict", "flags", "prompt tok", "answer tok"]
+HEADERS = ["#", "instruction", "ROUGE-L", "− full", "verdict", "flags", "prompt", "answer"]
 ORDERS = {
     "as in the source": None,
     "best against full": -1,

@@ -139,17 +139,22 @@ def _finish(cell: Cell) -> str:
     return f'<p class="gd-finish">{FINISH[cell.finish_reason]}</p>' if cell.finish_reason else ""
 
 
-def highlight(text: str, found: Sequence[Flag]) -> str:
-    """Escape text, with the span of every failing or warning flag marked; where spans overlap the more severe wins."""
+def highlight(text: str, found: Sequence[Flag], shared: Sequence[tuple[int, int]] = ()) -> str:
+    """Escape text, with the span of every failing or warning flag marked; where spans overlap the more severe wins.
+
+    shared: places (start, stop) that another text has as well; set in the colour of agreement.
+    """
     order = {"fail": 2, "warn": 1}
     spans = [(flag.span[0], flag.span[1], flag) for flag in found if flag.span and flag.severity in order]
-    borders = sorted({0, len(text), *(b for start, stop, _ in spans for b in (start, stop))})
+    borders = sorted({0, len(text), *(b for start, stop, _ in spans for b in (start, stop)), *itertools.chain(*shared)})
     parts = []
     last: Flag | None = None
     for start, stop in itertools.pairwise(borders):
         over = [flag for a, b, flag in spans if a <= start and stop <= b]
         flag = max(over, key=lambda f: (order[f.severity], f.name == "loop"), default=None)
         piece = escape(text[start:stop])
+        if any(a <= start and stop <= b for a, b in shared):
+            piece = f'<span class="gd-same">{piece}</span>'
         if flag is not None and flag is last:
             parts[-1] = parts[-1].removesuffix("</mark>") + piece + "</mark>"
         elif flag is not None:

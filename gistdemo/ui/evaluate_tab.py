@@ -56,10 +56,6 @@ class EvaluateTab:
                 self._results()
         self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
         self._rows()
-        with gr.Accordion("Figures of others: the paper, and an earlier experiment", open=False):
-            gr.HTML(result_tables.references(reference_table()), padding=False)
-        with gr.Accordion("Leaderboard: all evaluations of this installation", open=False):
-            self.board = gr.HTML(result_tables.leaderboard(self.evaluations()), padding=False, elem_id="gd-ev-board")
         self.timer = gr.Timer(TICK_SECONDS)
         self._wire(status)
 
@@ -105,6 +101,10 @@ class EvaluateTab:
             list(PICTURES), value=PICTURES[0], label="Picture", show_label=False, container=False, elem_id="gd-ev-picture"
         )
         self.plot = gr.Plot(None, show_label=False, elem_id="gd-ev-plot")
+        with gr.Accordion("Figures of others: the paper, and an earlier experiment", open=False):
+            gr.HTML(result_tables.references(reference_table()), padding=False)
+        with gr.Accordion("Leaderboard: all evaluations of this installation", open=False):
+            self.board = gr.HTML(result_tables.leaderboard(self.evaluations()), padding=False, elem_id="gd-ev-board")
 
     def _rows(self) -> None:
         with gr.Row(elem_classes="gd-tight", elem_id="gd-ev-filters"):
@@ -117,7 +117,7 @@ class EvaluateTab:
         self.table = gr.Dataframe(
             headers=HEADERS,
             datatype=["number", "str", "number", "number", "str", "str", "number", "number"],
-            column_widths=["46px", "46%", "74px", "64px", "100px", "14%", "82px", "84px"],
+            column_widths=["46px", "46%", "92px", "76px", "110px", "14%", "80px", "80px"],
             interactive=False,
             label="Answers",
             show_label=False,

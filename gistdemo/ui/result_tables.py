@@ -7,7 +7,7 @@ from typing import Any
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.evaluate.results import Evaluation
-from gistdemo.metrics import diagnose
+from gistdemo.metrics import diagnose, shared_words
 from gistdemo.ui import cells
 from gistdemo.ui.cells import escape
 
@@ -85,8 +85,13 @@ def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Mappin
         return "<p class='gd-hint'>Choose a row: its answers then stand here side by side.</p>"
     parts = [("Instruction", example["instruction"]), ("Input", example["input"]), ("Reference", example["output"])]
     head = "".join(f"<div><h5>{name}</h5><p>{escape(text)}</p></div>" for name, text in parts if text)
-    cards = "".join(_answer(a, example) for a in answers)
-    return f"<div class='gd-detail' data-row='{number}'><h4>Row {number + 1}</h4><div class='gd-asked'>{head}</div><div class='gd-cards'>{cards}</div></div>"
+    order = list(CONDITIONS)
+    cards = "".join(_answer(a, example) for a in sorted(answers, key=lambda a: order.index(a["condition"])))
+    legend = "<p class='gd-hint'><span class='gd-same'>Green words</span> are what ROUGE-L counts: the reference has them too, in the same order.</p>"
+    return (
+        f"<div class='gd-detail' data-row='{number}'><h4>Row {number + 1}</h4><div class='gd-asked'>{head}</div>"
+        f"<div class='gd-cards'>{cards}</div>{legend if example['output'] else ''}</div>"
+    )
 
 
 def _answer(record: Mapping[str, Any], example: Mapping[str, str]) -> str:
@@ -94,12 +99,13 @@ def _answer(record: Mapping[str, Any], example: Mapping[str, str]) -> str:
     title = CONDITIONS[record["condition"]].title + (f", k = {record['k']}" if record["k"] else "")
     score = f"ROUGE-L {record['rougeL']:.1f}" if record["rougeL"] is not None else "no reference"
     verdict = record["verdict"]
+    text = cells.highlight(record["text"], found.flags, shared_words(record["text"], example["output"]))
     return (
         f"<article class='gd-card gd-{verdict}'><header><h4>{escape(title)}</h4>"
         f"<span class='gd-badge gd-b-{verdict}'>{cells.MARKS[verdict]} {verdict}</span></header>"
         f"<p class='gd-hint'>{escape(record['checkpoint'])} · {score} · {record['tokens'] if record['tokens'] is not None else '?'} tokens"
         f"{' · ' + escape(' '.join(record['flags'])) if record['flags'] else ''}</p>"
-        f"<div class='gd-text' dir='auto' tabindex='0'>{cells.highlight(record['text'], found.flags) or '(empty)'}</div></article>"
+        f"<div class='gd-text' dir='auto' tabindex='0'>{text or '(empty)'}</div></article>"
     )
 
 

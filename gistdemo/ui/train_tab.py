@@ -118,7 +118,7 @@ class TrainTab:
         with gr.Row(elem_classes="gd-tight"):
             self.stop = gr.Button("Stop", variant="stop", size="sm", elem_id="gd-job-stop", min_width=60)
             self.resume = gr.Button("Resume", size="sm", elem_id="gd-job-resume", min_width=70)
-            self.sooner = gr.Button("Sooner", size="sm", elem_id="gd-job-sooner", min_width=70)
+            self.sooner = gr.Button("Move up", size="sm", elem_id="gd-job-sooner", min_width=70)
             self.reuse = gr.Button("Use its settings", size="sm", elem_id="gd-job-reuse", min_width=110)
             self.try_out = gr.Button("Compare with its backbone", size="sm", elem_id="gd-job-compare", min_width=170)
         with gr.Row(elem_classes="gd-tight"):
