@@ -46,7 +46,7 @@ def evaluate(page, data: str) -> None:
     page.locator("#gd-ev-data").get_by_role("textbox").fill(data)
     page.locator("#gd-ev-limit input").fill("6")
     page.locator("#gd-ev-start").click()
-    page.locator("#gd-ev-figures tr[data-condition=gist]").first.wait_for(timeout=90_000)
+    page.locator("#gd-ev-figures", has_text="6 rows of things.jsonl").wait_for(timeout=90_000)
 
 
 def upload(page, path: Path) -> None:
@@ -87,10 +87,14 @@ def test_a_point_of_the_scatter_chooses_its_row(page, tmp_path):
     page.locator("#gd-ev-picture").get_by_label("Gist against full").click()
     point = page.locator("#gd-ev-plot .scatterlayer .point").last
     point.wait_for()
-    page.wait_for_timeout(1000)  # the page looks for a new picture three times a second
-    point.hover(force=True)
-    point.click(force=True)
-    page.locator(".gd-detail").wait_for()
+    detail = page.locator(".gd-detail")
+    for _ in range(10):  # while the picture is drawn anew, as after every choice, a click is lost
+        point.hover(force=True)
+        point.click(force=True)
+        page.wait_for_timeout(1000)
+        if detail.count():
+            break
+    detail.wait_for(timeout=1000)
 
 
 def test_a_checkpoint_goes_out_and_comes_in_as_a_zip(page, home, tmp_path):  # noqa: F811

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import measured
@@ -11,17 +13,23 @@ import pytest
 from scripted import write_two_checkpoints
 
 from gistdemo.cli import build_parser
+from gistdemo.data.alpaca import read_rows
+from gistdemo.data.examples import OWN_EXAMPLES
 from gistdemo.evaluate.request import EvaluationRequest
+from gistdemo.evaluate.results import find_evaluations
 from gistdemo.jobs.queue import Jobs
 from gistdemo.ui import result_tables
 from gistdemo.ui.answer_table import Filter, answer_rows
 from gistdemo.ui.evaluate_tab import PICTURES, EvaluateTab
-from gistdemo.ui.train_tab import OWN_EXAMPLES, Watch
+from gistdemo.ui.train_tab import Watch
 
 
 @pytest.fixture
-def tab(settings) -> EvaluateTab:
-    """A tab whose queue starts nothing, with one evaluation."""
+def tab(settings, tmp_path) -> EvaluateTab:
+    """A tab whose queue starts nothing, with one evaluation and none that came with the app."""
+    (tmp_path / "assets").mkdir()
+    shutil.copy(settings.examples_file, tmp_path / "assets")
+    settings = dataclasses.replace(settings, assets_dir=tmp_path / "assets")
     write_two_checkpoints(settings)
     measured.write(settings.data_dir / "evaluations" / "animals")
     return EvaluateTab(settings, Watch(Jobs(settings.runs_dir, at_once=0)), local=True)
@@ -86,6 +94,17 @@ def test_the_view_follows_the_chosen_evaluation(tab):
     assert tab.draw("gone", PICTURES[0], None, None) is None
 
 
+def test_every_view_of_the_figures_has_all_lines_and_its_columns(tab):
+    entry = next(e for e in measured.results()["answers"] if e["condition"] == "gist")
+    for view, columns in result_tables.VIEWS.items():
+        page = tab.show("animals", view)[0]
+        assert page.count("<tr data-condition") == 12 and page.count("<td>") == 12 * len(columns), view
+        assert {"k", "n"} < set(columns), "no figure without its n"
+    gap = entry["paired"]["full"]
+    assert f"<td>{gap['mean']:+.1f} <small>[{gap['low']:+.1f}, {gap['high']:+.1f}]</small></td>" in tab.show("animals", "Scores")[0]
+    assert f"{entry['instruction_tokens']:.1f} → {entry['kept_tokens']:.1f}" in tab.show("animals", "Cost")[0]
+
+
 def test_a_row_stands_in_all_its_answers_and_goes_to_compare(tab):
     detail = tab.detail_of("animals", 0, "healthy", "gist", "1")
     assert detail.count("<article") == 4 and "&lt;script&gt;" in detail and "<script>" not in detail
@@ -131,6 +150,18 @@ def test_evaluations_on_the_same_rows_stand_together(tab):
     board = result_tables.leaderboard(tab.evaluations())
     assert board.count("gd-group") == 2 and board.count("<tr><th>healthy</th>") == 4
     assert result_tables.leaderboard([]).startswith("<p")
+
+
+def test_the_evaluations_that_come_with_the_app_are_whole(settings):
+    own = {example.instruction for example in read_rows(settings.examples_file).examples}
+    found = find_evaluations([settings.assets_dir / "evaluations"])
+    assert {e.id for e in found} == {"alpaca-unseen-200", "embedded-examples"}
+    for evaluation in found:
+        assert {e["checkpoint"] for e in evaluation.results["answers"]} == {"base-standin", "base-joint", "instruct"}
+        assert evaluation.results["rows_trained_on"] == 0
+        rows, examples = evaluation.rows(), evaluation.examples()
+        assert len(rows) == (sum(e["n"] for e in evaluation.results["answers"]) if rows else 0)
+        assert {example["instruction"] for example in examples} <= own, "rows of others are measured on, not handed on"
 
 
 def test_trained_rows_are_said_beside_the_figures():

@@ -54,6 +54,9 @@ class EvaluateTab:
                 self._form()
             with gr.Column(scale=8, min_width=340):
                 self._results()
+        self.view = gr.Radio(
+            list(result_tables.VIEWS), value="Overview", label="Columns", show_label=False, container=False, elem_id="gd-ev-view"
+        )
         self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
         self._rows()
         self.timer = gr.Timer(TICK_SECONDS)
@@ -143,11 +146,12 @@ class EvaluateTab:
         self.shown = [self.figures, self.board, self.files, *self.filters]
         listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
         drawn = [self.chosen, self.picture, self.of_checkpoint, self.of_k]
-        self.chosen.change(self.show, self.chosen, self.shown, **quick).then(self.list_rows, listed, self.table, **quick).then(
+        self.chosen.change(self.show, [self.chosen, self.view], self.shown, **quick).then(self.list_rows, listed, self.table, **quick).then(
             self.draw, drawn, self.plot, **quick
         )
         gr.on([f.change for f in listed[1:]], self.list_rows, listed, self.table, trigger_mode="always_last", **quick)
         gr.on([f.change for f in drawn[1:]], self.draw, drawn, self.plot, trigger_mode="always_last", **quick)
+        self.view.change(self._figures, [self.chosen, self.view], self.figures, **quick)
         self.table.select(self.pick, None, self.clicked, **quick)
         self.clicked.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **quick)
         for one in self.filters:
@@ -161,7 +165,7 @@ class EvaluateTab:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         page.load(self.describe, [getattr(self, name) for name in FORM], [self.plan, self.command], **quick)
         page.load(self.tick, self.chosen, [self.card, self.chosen], **quick)
-        page.load(self.show, self.chosen, self.shown, **quick).then(
+        page.load(self.show, [self.chosen, self.view], self.shown, **quick).then(
             self.list_rows, [self.chosen, *self.filters, self.verdict, self.order, self.find], self.table, **quick
         ).then(self.draw, [self.chosen, self.picture, self.of_checkpoint, self.of_k], self.plot, **quick)
 
@@ -272,11 +276,11 @@ class EvaluateTab:
             self._read = (key, evaluation.rows(), evaluation.examples())
         return self._read[1], self._read[2]
 
-    def _figures(self, chosen: str | None) -> str:
+    def _figures(self, chosen: str | None, view: str = "Overview") -> str:
         found = self.evaluation(chosen)
-        return result_tables.figures(found.results) if found else "<p class='gd-hint'>No evaluation yet. Start one on the left.</p>"
+        return result_tables.figures(found.results, view) if found else "<p class='gd-hint'>No evaluation yet. Start one on the left.</p>"
 
-    def show(self, chosen: str | None) -> list[Any]:
+    def show(self, chosen: str | None, view: str = "Overview") -> list[Any]:
         """Everything that depends on the evaluation alone."""
         found = self.evaluation(chosen)
         entries = found.results["answers"] if found else []
@@ -285,7 +289,7 @@ class EvaluateTab:
         ks = [str(k) for k in dict.fromkeys(e["k"] for e in entries) if k]
         values = [value for _, value in conditions]
         return [
-            self._figures(chosen),
+            self._figures(chosen, view),
             result_tables.leaderboard(self.evaluations()),
             gr.File(None, visible=False),
             gr.Dropdown(names, value=names[-1] if names else None),

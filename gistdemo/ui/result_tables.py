@@ -2,81 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.evaluate.results import Evaluation
-from gistdemo.metrics import diagnose, shared_words
+from gistdemo.metrics import FLAGS, diagnose, shared_words
 from gistdemo.ui import cells
 from gistdemo.ui.cells import escape
 
 VERDICTS = ("healthy", "warning", "degenerate")
+Column = Callable[[Mapping[str, Any], Mapping[str, Any]], str]  # a figure (entry of `summarise`), its results -> HTML
 
 
-def figures(results: Mapping[str, Any]) -> str:
-    """Every checkpoint x condition x k of an evaluation with its numbers, n always beside them."""
-    heads = "<th></th><th>k</th><th>n</th><th>ROUGE-L</th><th>normalised</th><th>own full</th><th>− truncated</th>"
-    heads += (
-        "".join(f"<th>{cells.MARKS[v]} {v}</th>" for v in VERDICTS) + "<th>blind</th><th>prompt tok</th><th>KV KiB</th><th>recovery</th>"
-    )
+def figures(results: Mapping[str, Any], view: str = "Overview") -> str:
+    """Every checkpoint x condition x k of an evaluation with its numbers, n always beside them. view: a key of VIEWS."""
+    columns = VIEWS[view]
+    heads = "<th></th>" + "".join(f"<th>{head}</th>" for head in columns)
     blocks = ""
     for name in dict.fromkeys(entry["checkpoint"] for entry in results["answers"]):
-        lines = "".join(_figure_line(e, results) for e in results["answers"] if e["checkpoint"] == name)
-        blocks += f"<tbody><tr class='gd-group'><th colspan='14'>{escape(name)}</th></tr>{lines}</tbody>"
-    return (
-        f"<div class='gd-scroll'><table class='gd-table gd-figures'><thead><tr>{heads}</tr></thead>{blocks}</table></div>{_legend(results)}"
-    )
+        lines = "".join(_figure_line(e, results, columns) for e in results["answers"] if e["checkpoint"] == name)
+        blocks += f"<tbody><tr class='gd-group'><th colspan='{len(columns) + 1}'>{escape(name)}</th></tr>{lines}</tbody>"
+    return f"<div class='gd-scroll'><table class='gd-table gd-figures'><thead><tr>{heads}</tr></thead>{blocks}</table></div>{_legend(results, view)}"
 
 
-def _figure_line(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    gap = e.get("paired", {}).get("truncated")
-    values = [
-        str(e["k"] or "–"),
-        str(e["n"]),
-        _with_interval(e["rougeL"], e.get("intervals", {}).get("rougeL")),
-        _number(e["normalised"], ".0f"),
-        _number(e.get("rougeL_own")),
-        f"{gap['mean']:+.1f} <small>[{gap['low']:+.1f}, {gap['high']:+.1f}]</small>" if gap else "–",
-        *(f"{100 * e['verdicts'][v] / e['n']:.0f} % <small>{e['verdicts'][v]}</small>" for v in VERDICTS),
-        str(e["instruction_blind"]),
-        _number(e["prompt_tokens"]),
-        _number(e["kv_bytes"] / 1024 if e.get("kv_bytes") is not None else None, ",.0f"),
-        _recovery(e, results),
-    ]
+def _figure_line(e: Mapping[str, Any], results: Mapping[str, Any], columns: Mapping[str, Column]) -> str:
     title = CONDITIONS[e["condition"]].title if e["condition"] in CONDITIONS else e["condition"]
-    return f"<tr data-condition='{escape(e['condition'])}'><th>{escape(title)}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
+    values = "".join(f"<td>{value(e, results)}</td>" for value in columns.values())
+    return f"<tr data-condition='{escape(e['condition'])}'><th>{escape(title)}</th>{values}</tr>"
 
 
-def _recovery(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """On references, with the swapped control; only the gist has one."""
-    try:
-        found = results["recovery"][e["checkpoint"]]["references"]["by_k"][str(e["k"])] if e["condition"] == "gist" else {}
-        return f"{found['recovery']:.2f} <small>swapped {found['swapped']:.2f}</small>" if found else "–"
-    except (KeyError, TypeError):
+def _mean(name: str, form: str = ".1f", unit: float = 1.0) -> Column:
+    return lambda e, results: _number(None if e.get(name) is None else e[name] / unit, form)
+
+
+def _score(name: str, strong: bool = False) -> Column:
+    def value(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+        shown, interval = _number(e.get(name)), e.get("intervals", {}).get(name)
+        if strong and e.get(name) is not None:
+            shown = f"<b>{shown}</b>"
+        return shown + (f" <small>[{interval[0]:.1f}, {interval[1]:.1f}]</small>" if interval else "")
+
+    return value
+
+
+def _paired(other: str) -> Column:
+    def value(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+        gap = e.get("paired", {}).get(other)
+        return f"{gap['mean']:+.1f} <small>[{gap['low']:+.1f}, {gap['high']:+.1f}]</small>" if gap else "–"
+
+    return value
+
+
+def _share(verdict: str) -> Column:
+    return lambda e, results: f"{100 * e['verdicts'][verdict] / e['n']:.0f} % <small>{e['verdicts'][verdict]}</small>"
+
+
+def _recovery(target: str) -> Column:
+    """With the swapped control; only the gist has one."""
+
+    def value(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+        try:
+            found = results["recovery"][e["checkpoint"]][target]["by_k"][str(e["k"])] if e["condition"] == "gist" else {}
+            return f"{found['recovery']:.2f} <small>swapped {found['swapped']:.2f}</small>" if found else "–"
+        except (KeyError, TypeError):
+            return "–"
+
+    return value
+
+
+def _flag_counts(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    return " · ".join(f"{escape(code)} <small>{count}</small>" for code, count in e["flags"].items()) or "–"
+
+
+def _kept(e: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    if e.get("instruction_tokens") is None or e.get("kept_tokens") is None:
         return "–"
+    return f"{e['instruction_tokens']:.1f} → {e['kept_tokens']:.1f}"
 
 
 def _number(value: float | None, form: str = ".1f") -> str:
     return "–" if value is None else f"{value:{form}}"
 
 
-def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return "–"
-    return f"<b>{value:.1f}</b>" + (f" <small>[{interval[0]:.1f}, {interval[1]:.1f}]</small>" if interval else "")
-
-
-def _legend(results: Mapping[str, Any]) -> str:
+def _legend(results: Mapping[str, Any], view: str) -> str:
     request = results["request"]
     facts = [f"{results['rows']:,} rows of {request.get('data', '?')}"]
     if results.get("rows_trained_on"):
         facts.append(f"{results['rows_trained_on']} OF THEM TRAINED ON: these figures say nothing about unseen instructions")
     facts.append(f"rows {str(results.get('digest', ''))[7:19]}")
+    if view == "Flags":
+        met = {code for entry in results["answers"] for code in entry["flags"]}
+        facts += [f"{code} {said}" for code, said in FLAGS.items() if code in met]
     facts.append("ROUGE: F1 × 100, in brackets 95 % bootstrap interval; normalised: without instruction 0, full prompt 100")
-    facts.append("− truncated: ROUGE-L of the gist minus truncation to as many tokens, row by row")
+    facts.append("own full: ROUGE-L against the checkpoint's own full-prompt answer")
+    facts.append("− truncated, − full: ROUGE-L of the gist minus truncation to as many tokens, or minus full, row by row")
+    facts.append("blind: answers equal to another instruction's; times: of one answer within its batch")
     notes = "".join(f"<li>{escape(str(note))}</li>" for note in results.get("notes", ()))
     return f"<p class='gd-hint'>{escape(' · '.join(facts))}</p>" + (f"<ul class='gd-notes'>{notes}</ul>" if notes else "")
+
+
+SIZE: dict[str, Column] = {"k": lambda e, results: str(e["k"] or "–"), "n": lambda e, results: str(e["n"])}
+SHARES: dict[str, Column] = {f"{cells.MARKS[v]} {v}": _share(v) for v in VERDICTS}
+VIEWS: dict[str, dict[str, Column]] = {
+    "Overview": SIZE
+    | {"ROUGE-L": _score("rougeL", strong=True), "normalised": _mean("normalised", ".0f"), "own full": _mean("rougeL_own")}
+    | {"− truncated": _paired("truncated")}
+    | SHARES
+    | {"prompt tok": _mean("prompt_tokens"), "KV KiB": _mean("kv_bytes", ",.0f", 1024), "recovery": _recovery("references")},
+    "Scores": SIZE
+    | {"ROUGE-1": _score("rouge1"), "ROUGE-2": _score("rouge2"), "ROUGE-L": _score("rougeL", strong=True), "own full": _score("rougeL_own")}
+    | {"− truncated": _paired("truncated"), "− full": _paired("full")}
+    | {"recovery, references": _recovery("references"), "recovery, own answers": _recovery("own_answers")},
+    "Flags": SIZE | SHARES | {"blind": lambda e, results: str(e["instruction_blind"]), "answers with": _flag_counts},
+    "Cost": SIZE
+    | {"prompt tok": _mean("prompt_tokens"), "instruction → kept": _kept, "KV KiB": _mean("kv_bytes", ",.0f", 1024)}
+    | {"answer tok": _mean("tokens"), "first token, s": _mean("first_token_seconds", ".2f"), "tokens/s": _mean("tokens_per_second")},
+}
+
+RANKED = {
+    head: VIEWS["Overview"][head] for head in ("k", "n", "ROUGE-L", "normalised", f"{cells.MARKS['degenerate']} degenerate", "prompt tok")
+}
 
 
 def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Mapping[str, Any]]) -> str:
@@ -134,7 +180,7 @@ def leaderboard(evaluations: Sequence[Evaluation]) -> str:
                 groups.setdefault(str(evaluation.results.get("digest", "")), []).append((evaluation, entry))
     if not groups:
         return "<p class='gd-hint'>No evaluation with a gist condition yet.</p>"
-    head = "".join(f"<th>{n}</th>" for n in ("", "evaluation", "k", "n", "ROUGE-L", "normalised", "degenerate", "prompt tok"))
+    head = "".join(f"<th>{n}</th>" for n in ("", "evaluation", *RANKED))
     blocks = ""
     for digest, found in groups.items():
         found.sort(key=lambda pair: -(pair[1]["rougeL"] or 0))
@@ -148,13 +194,5 @@ def leaderboard(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _rank(evaluation: Evaluation, e: Mapping[str, Any]) -> str:
-    values = [
-        escape(evaluation.title),
-        str(e["k"] or "–"),
-        str(e["n"]),
-        _with_interval(e["rougeL"], e.get("intervals", {}).get("rougeL")),
-        _number(e["normalised"], ".0f"),
-        f"{100 * e['verdicts']['degenerate'] / e['n']:.0f} %",
-        _number(e["prompt_tokens"]),
-    ]
+    values = [escape(evaluation.title), *(RANKED[head](e, evaluation.results) for head in RANKED)]
     return f"<tr><th>{escape(e['checkpoint'])}</th>{''.join(f'<td>{value}</td>' for value in values)}</tr>"
