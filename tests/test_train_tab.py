@@ -155,6 +155,9 @@ def test_figures_hold_what_was_measured_and_no_more_points_than_a_screen():
     }
     recovery = plots.recovery_figure([{"step": 10, "evaluation": evaluation}])
     assert [line.name for line in recovery.data] == ["references, k = 4", "references, k = 4: another row's gist"]
+    evaluation["references"]["by_k"]["4"]["recovery"] = -2.2
+    low = plots.recovery_figure([{"step": 0, "evaluation": evaluation}]).data[0]
+    assert list(low.y) == [plots.FLOOR] and list(low.customdata) == [-2.2], "in sight, and hovering tells its value"
     assert not plots.recovery_figure([]).data and not plots.loss_figure([]).data
 
 

@@ -50,7 +50,7 @@ def launch(arguments: list[str], output: Path, environment: dict[str, str]) -> d
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"} | environment,  # idle threads sleep instead of spinning beside the app's
+            env=os.environ | environment,
             cwd=Path(__file__).resolve().parents[2],
         )
     _CHILDREN.append(started)

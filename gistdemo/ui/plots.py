@@ -10,6 +10,7 @@ from gistdemo.evaluate.figures import COLOURS, INK, empty, styled
 MOST_POINTS = 600  # more than a screen is wide; every point beyond costs time and shows nothing
 SMOOTHING = 0.9  # share of the old value in the running mean
 SERIES = (("loss", "loss", "#2a9187"), ("kl", "KL", "#c07a1c"), ("cross_entropy", "cross-entropy", "#8a8375"))
+FLOOR = -0.5  # of recovery as drawn
 
 
 def smooth(values: Sequence[float], share: float = SMOOTHING) -> list[float]:
@@ -69,13 +70,20 @@ def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
     for number, ((target, k), found) in enumerate(lines.items()):
         steps, own, swapped = zip(*found, strict=True)
         colour, label = COLOURS[number % len(COLOURS)], f"{target.replace('_', ' ')}, k = {k}"
-        figure.add_scatter(x=steps, y=own, mode="lines+markers", line={"color": colour}, name=label)
-        figure.add_scatter(
-            x=steps, y=swapped, mode="lines", line={"color": colour, "dash": "dot", "width": 1}, name=f"{label}: another row's gist"
-        )
+        figure.add_scatter(**_from_floor(steps, own), line={"color": colour}, name=label)
+        dotted = {"color": colour, "dash": "dot", "width": 1}
+        figure.add_scatter(**_from_floor(steps, swapped), line=dotted, marker={"size": 4}, name=f"{label}: another row's gist")
     figure.add_hline(y=1, line={"color": INK, "width": 1})
-    figure.update_yaxes(title="recovery", range=[-0.6, 1.15])
+    ticks = [FLOOR, 0, 0.5, 1]
+    figure.update_yaxes(title="recovery", range=[FLOOR - 0.1, 1.15], tickvals=ticks, ticktext=[f"≤ {FLOOR}", *map(str, ticks[1:])])
+    figure.update_xaxes(rangemode="tozero")
     return _over_steps(figure)
+
+
+def _from_floor(steps: Sequence[int], values: Sequence[float]) -> dict[str, Any]:
+    """A line that lies on FLOOR where its value is lower (an untrained gist may cost ten times what it could save); hovering tells the value."""
+    shown = [max(value, FLOOR) for value in values]
+    return {"x": steps, "y": shown, "customdata": values, "hovertemplate": "%{customdata:.2f}", "mode": "lines+markers"}
 
 
 def _over_steps(figure: Any) -> Any:
