@@ -13,10 +13,13 @@ from gistdemo.train.config import TrainConfig
 
 EMBEDDED = "smollm2-135m-instruct"
 # seconds per row of a batch on two cores with native bf16 (docs/LOG.md), long text not counted
-MEASURED = {"lm": 0.4, "embeddings": 0.15, "compressor": 0.19, "joint": 0.2}
+MEASURED = {"lm": 0.4, "embeddings": 0.15, "compressor": 0.23, "joint": 0.2}
 PEAK_GIB = {"lm": 4.3, "embeddings": 4.1, "compressor": 5.0, "joint": 5.8}  # batches of 8 (docs/LOG.md)
 WEIGHTS_GIB = 1.5  # of that: libraries and the backbone, whatever the batch
 SECONDS_PER_OWN_ANSWER = 0.16
+SECONDS_TO_LOAD = 10
+SECONDS_PER_EVALUATED_ANSWER = 0.05  # one row, one budget or condition, on the way
+SECONDS_PER_SAMPLES = 4  # the sample answers of an evaluation
 SECONDS_PER_JUDGED_ANSWER = 0.17  # one row, one budget or condition, at the end of a run
 
 
@@ -38,7 +41,7 @@ class Estimate:
 
 
 def estimate(config: TrainConfig, jobs: Jobs) -> Estimate:
-    """Steps, own answers and the final figures of a run."""
+    """Loading, steps, own answers, the evaluations on the way and the final figures of a run."""
     rows = config.steps * config.batch_size * config.accumulation
     per_row, memory, basis = _made_here(config, jobs)
     if per_row is None and config.backbone == EMBEDDED and config.weights == "lora":
@@ -46,11 +49,14 @@ def estimate(config: TrainConfig, jobs: Jobs) -> Estimate:
         memory = WEIGHTS_GIB + (PEAK_GIB[config.mode] - WEIGHTS_GIB) * config.batch_size / 8
     if per_row is None:
         return Estimate(None, None, "no run of this mode on this backbone was made here yet: the first steps will tell")
-    seconds = rows * per_row * (1 + 0.3 * config.long_share)
+    seconds = SECONDS_TO_LOAD + rows * per_row * (1 + 0.3 * config.long_share)
     if config.mode == "compressor":
         seconds += (config.teacher_answers + config.evaluate_rows) * SECONDS_PER_OWN_ANSWER
     if config.gist:
         sets = 2 * (2 if config.long_share else 1)
+        evaluations = 1 + -(-config.steps // config.evaluate_every)
+        passes = 3 * sets * config.evaluate_rows  # the prompt into slots, then the answer with its own and with another row's
+        seconds += evaluations * (passes * SECONDS_PER_EVALUATED_ANSWER + SECONDS_PER_SAMPLES)
         seconds += sets * config.evaluate_rows * 2 * (1 + len(config.ks)) * SECONDS_PER_JUDGED_ANSWER
     return Estimate(seconds, memory, basis)
 

@@ -20,7 +20,7 @@ class Preset:
 PRESETS = {
     "quick": Preset(
         "a working gist in about five minutes on two cores",
-        {"mode": "compressor", "steps": 100, "evaluate_every": 20, "evaluate_rows": 32},
+        {"mode": "compressor", "steps": 60, "evaluate_every": 20, "evaluate_rows": 24},
     ),
     "standard": Preset(
         "the shipped instruct gist, about an hour on two cores",
