@@ -81,8 +81,9 @@ def test_files_of_the_server_are_not_read_for_strangers(settings, tmp_path):
 
 def test_the_view_follows_the_chosen_evaluation(tab):
     assert tab.choices()[0][1] == "animals" and tab._newest() == "animals"
-    figures, board, _, checkpoints, conditions, ks = tab.show("animals")
+    figures, board, _, checkpoints, conditions, ks, detail = tab.show("animals")
     assert figures.count("<tr data-condition") == 12 and "<script>" not in figures + board
+    assert "Choose a row" in detail
     assert (checkpoints.value, conditions.value, ks.value) == ("healthy", "gist", "4")
     listed = tab.list_rows("animals", "healthy", "gist", "1", "any verdict", "worst against full", "")
     assert [line[0] for line in listed[:3]] == [1, 3, 5] and listed[0][3] < 0 <= listed[-1][3]
@@ -162,6 +163,13 @@ def test_the_evaluations_that_come_with_the_app_are_whole(settings):
         rows, examples = evaluation.rows(), evaluation.examples()
         assert len(rows) == (sum(e["n"] for e in evaluation.results["answers"]) if rows else 0)
         assert {example["instruction"] for example in examples} <= own, "rows of others are measured on, not handed on"
+
+
+def test_figures_without_their_rows_say_so(tab):
+    for name in ("rows.jsonl", "examples.jsonl"):
+        (tab.own / "animals" / name).unlink()
+    assert "Only the figures" in tab.show("animals")[-1] and "Only the figures" in tab.detail_of("animals", 0, "healthy", "gist", "1")
+    assert tab.list_rows("animals", "healthy", "gist", "1", "any verdict", "as in the source", "") == []
 
 
 def test_trained_rows_are_said_beside_the_figures():

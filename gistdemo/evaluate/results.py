@@ -36,6 +36,11 @@ class Evaluation:
     def title(self) -> str:
         return self.results["title"]
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the answers are here, and not only what they add up to."""
+        return (self.folder / ROWS_FILE).exists()
+
     def rows(self) -> list[dict[str, Any]]:
         """Records of all answers; empty where only the figures were kept."""
         return read(self.folder / ROWS_FILE)

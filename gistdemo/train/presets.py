@@ -19,7 +19,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset(
-        "a working gist in about five minutes on two cores",
+        "a working gist in five to six minutes on two cores",
         {"mode": "compressor", "steps": 60, "evaluate_every": 20, "evaluate_rows": 24},
     ),
     "standard": Preset(

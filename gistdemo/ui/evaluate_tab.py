@@ -129,7 +129,7 @@ class EvaluateTab:
             elem_id="gd-ev-table",
         )
         self.clicked = gr.Number(-1, precision=0, elem_id="gd-ev-clicked", elem_classes="gd-hidden", container=False)
-        self.detail = gr.HTML(result_tables.row_detail(0, {}, []), padding=False, elem_id="gd-ev-detail")
+        self.detail = gr.HTML(result_tables.no_row(None), padding=False, elem_id="gd-ev-detail")
         self.open = gr.Button("Open this row in Compare", size="sm", elem_id="gd-ev-open")
 
     # --- wiring -------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class EvaluateTab:
         self.stop.click(lambda: self.change("stop"), None, status, **quick)
         self.resume.click(lambda: self.change("resume"), None, status, **quick)
         self.filters = [self.of_checkpoint, self.of_condition, self.of_k]
-        self.shown = [self.figures, self.board, self.files, *self.filters]
+        self.shown = [self.figures, self.board, self.files, *self.filters, self.detail]
         listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
         drawn = [self.chosen, self.picture, self.of_checkpoint, self.of_k]
         self.chosen.change(self.show, [self.chosen, self.view], self.shown, **quick).then(self.list_rows, listed, self.table, **quick).then(
@@ -295,6 +295,7 @@ class EvaluateTab:
             gr.Dropdown(names, value=names[-1] if names else None),
             gr.Dropdown(conditions, value="gist" if "gist" in values else values[0] if values else None),
             gr.Dropdown(ks, value="4" if "4" in ks else ks[0] if ks else None),
+            result_tables.no_row(found),
         ]
 
     def draw(self, chosen: str | None, picture: str, checkpoint: str | None, k: str | None) -> Any:
@@ -324,10 +325,10 @@ class EvaluateTab:
         """The clicked example with the checkpoint's answers in every condition, at the chosen k."""
         found = self.evaluation(chosen)
         if found is None or number is None or number < 0:
-            return result_tables.row_detail(0, {}, [])
+            return result_tables.no_row(found)
         rows, examples = self.answers(found)
         mine = [r for r in rows if r["row"] == number and r["checkpoint"] == checkpoint and r["k"] in (0, int(k or 0))]
-        return result_tables.row_detail(int(number), examples[int(number)] if mine else {}, mine)
+        return result_tables.row_detail(int(number), examples[int(number)], mine) if mine else result_tables.no_row(found)
 
     def to_compare(self, chosen: str | None, number: float | None, checkpoint: str | None, k: str | None) -> dict[str, Any] | None:
         """What Compare's form is to show for the clicked row; None where no row is clicked."""

@@ -125,10 +125,18 @@ RANKED = {
 }
 
 
+def no_row(evaluation: Evaluation | None) -> str:
+    """What stands in the place of a row: that one is to be chosen, or that this evaluation has none to choose from."""
+    if evaluation is not None and not evaluation.has_rows:
+        return (
+            "<p class='gd-hint'>Only the figures of this evaluation are here: its rows and answers are not handed on with the app. "
+            "Evaluate rows of your own, or choose another evaluation above, to see answers one by one.</p>"
+        )
+    return "<p class='gd-hint'>Choose a row: its answers then stand here side by side.</p>"
+
+
 def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Mapping[str, Any]]) -> str:
     """One example: instruction, input, reference and the chosen answers side by side, flagged places marked."""
-    if not answers:
-        return "<p class='gd-hint'>Choose a row: its answers then stand here side by side.</p>"
     parts = [("Instruction", example["instruction"]), ("Input", example["input"]), ("Reference", example["output"])]
     head = "".join(f"<div><h5>{name}</h5><p>{escape(text)}</p></div>" for name, text in parts if text)
     order = list(CONDITIONS)
