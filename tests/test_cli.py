@@ -336,10 +336,10 @@ def quiet_queue(monkeypatch):
 def test_a_run_can_be_queued_and_shown_and_taken_out_and_put_back(home, tmp_path, capsys, quiet_queue):
     data = tmp_path / "rows.jsonl"
     data.write_text("{}")
-    assert main(["train", "--queue", "--preset", "quick", "--name", "mine", "--data", str(data)]) == 0
+    assert main(["train", "--queue", "--preset", "quick", "--steps", "7", "--name", "mine", "--data", str(data)]) == 0
     job = capsys.readouterr().out.split()[0]
     assert main(["jobs", "list"]) == 0
-    assert f"{job} " in (printed := capsys.readouterr().out) and "queued" in printed and "step 0 of 100" in printed
+    assert f"{job} " in (printed := capsys.readouterr().out) and "queued" in printed and "step 0 of 7" in printed
     for action, state in (("stop", "cancelled"), ("resume", "queued"), ("stop", "cancelled"), ("delete", "deleted")):
         assert main(["jobs", action, job]) == 0 and f"{job}: {state}" in capsys.readouterr().out
         if action == "stop":
