@@ -80,6 +80,10 @@ def test_from_a_run_to_a_row_to_compare_and_to_the_report(page, tmp_path):
     assert "Name thing number 3." in page.locator("#gd-grid").inner_text()
     assert page.locator("#gd-instruction textarea").input_value() == "Name thing number 3."
     assert page.locator("#gd-checkpoints input:checked").count() == 1
+    page.reload()
+    page.get_by_role("tab", name="Evaluate").click()
+    page.locator("#gd-ev-figures", has_text="6 rows of things.jsonl").wait_for()
+    assert page.locator("#gd-ev-chosen input").input_value().startswith("made on 6 things.jsonl"), "the newest is chosen again"
 
 
 def test_a_point_of_the_scatter_chooses_its_row(page, tmp_path):

@@ -165,6 +165,21 @@ def test_the_evaluations_that_come_with_the_app_are_whole(settings):
         assert {example["instruction"] for example in examples} <= own, "rows of others are measured on, not handed on"
 
 
+def test_an_evaluation_is_shown_once_when_it_is_done_however_late_the_page_asks(tab):
+    tab.submit(*form())
+    job = tab.latest_job()
+    card, choice, awaited = tab.tick("animals", None)
+    assert job.title in card and awaited == job.id and "choices" not in choice
+    assert "choices" not in tab.tick("animals", awaited)[1], "it still waits"
+    shutil.copytree(tab.own / "animals", tab.jobs.folder(job.id), dirs_exist_ok=True)
+    finished = dataclasses.replace(job, state="done", ended=1.0, history=[(1.0, "done")])
+    tab.latest_job = lambda: finished
+    _, choice, waiting = tab.tick("animals", awaited)
+    assert choice.value == job.id and waiting is None
+    assert "choices" not in tab.tick("animals", waiting)[1], "what a person chooses afterwards stays"
+    assert tab.tick("gone", None)[1].value in (job.id, "animals")
+
+
 def test_figures_without_their_rows_say_so(tab):
     for name in ("rows.jsonl", "examples.jsonl"):
         (tab.own / "animals" / name).unlink()

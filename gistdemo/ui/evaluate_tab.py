@@ -60,6 +60,7 @@ class EvaluateTab:
         self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
         self._rows()
         self.timer = gr.Timer(TICK_SECONDS)
+        self.awaited = gr.State(None)  # id of the evaluation that this page saw waiting or running; shown once it is done
         self._wire(status)
 
     def _form(self) -> None:
@@ -138,8 +139,10 @@ class EvaluateTab:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         form = [getattr(self, name) for name in FORM]
         gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **quick)
-        self.start.click(self.submit, form, status, **quick).then(self.tick, self.chosen, [self.card, self.chosen], **quick)
-        self.timer.tick(self.tick, self.chosen, [self.card, self.chosen], **quick)
+        self.start.click(self.submit, form, status, **quick).then(
+            self.tick, [self.chosen, self.awaited], [self.card, self.chosen, self.awaited], **quick
+        )
+        self.timer.tick(self.tick, [self.chosen, self.awaited], [self.card, self.chosen, self.awaited], **quick)
         self.stop.click(lambda: self.change("stop"), None, status, **quick)
         self.resume.click(lambda: self.change("resume"), None, status, **quick)
         self.filters = [self.of_checkpoint, self.of_condition, self.of_k]
@@ -164,10 +167,12 @@ class EvaluateTab:
         """A page that is opened or reloaded shows the newest evaluation."""
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         page.load(self.describe, [getattr(self, name) for name in FORM], [self.plan, self.command], **quick)
-        page.load(self.tick, self.chosen, [self.card, self.chosen], **quick)
-        page.load(self.show, [self.chosen, self.view], self.shown, **quick).then(
-            self.list_rows, [self.chosen, *self.filters, self.verdict, self.order, self.find], self.table, **quick
-        ).then(self.draw, [self.chosen, self.picture, self.of_checkpoint, self.of_k], self.plot, **quick)
+        listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
+        page.load(lambda: self.tick(None, None), None, [self.card, self.chosen, self.awaited], **quick).then(
+            self.show, [self.chosen, self.view], self.shown, **quick
+        ).then(self.list_rows, listed, self.table, **quick).then(
+            self.draw, [self.chosen, self.picture, self.of_checkpoint, self.of_k], self.plot, **quick
+        )
 
     # --- form ---------------------------------------------------------------------------------------------------------
 
@@ -225,21 +230,18 @@ class EvaluateTab:
         """The evaluation that runs, else the next one, else the one that ended last."""
         return next((job for job in self.jobs.list() if job.kind == "evaluate"), None)
 
-    def tick(self, chosen: str | None) -> tuple[str, Any]:
-        """The job's card; and once it is done, the list of evaluations with its results in it."""
+    def tick(self, chosen: str | None, awaited: str | None) -> tuple[str, Any, str | None]:
+        """The job's card; the list of evaluations, once what this page waited for is done; and what it waits for now."""
         job = self.latest_job()
         card = job_cards.watched(job, self.watch.progress(job)) if job else job_cards.watched(None, Progress())
+        waiting = job.id if job and not job.is_final else None
         found = self.choices()
         known = [value for _, value in found]
-        if chosen not in known or (job and job.state == "done" and self._is_new(job, chosen)):
-            return card, gr.Dropdown(found, value=known[0] if known else None)
-        return card, gr.skip()
-
-    def _is_new(self, job: Job, chosen: str | None) -> bool:
-        """Whether a job ended within the last ticks and its results are not what is shown."""
-        import time
-
-        return chosen != job.id and job.ended is not None and time.time() - job.ended < 2 * TICK_SECONDS
+        if awaited in known and awaited != waiting:
+            return card, gr.Dropdown(found, value=awaited), waiting
+        if chosen not in known:
+            return card, gr.Dropdown(found, value=known[0] if known else None), waiting
+        return card, gr.skip(), waiting
 
     def change(self, action: str) -> str:
         job = self.latest_job()
