@@ -116,7 +116,7 @@ def retitled(entries, title):
 HOSTILE = {
     "a path outside": (lambda e: [*e, ("../evil.json", b"{}")], "leads out of the checkpoint"),
     "a path outside within": (lambda e: [*e, ("instruct/../../evil.json", b"{}")], "leads out of the checkpoint"),
-    "an absolute path": (lambda e: [*e, ("/tmp/evil.json", b"{}")], "leads out of the checkpoint"),
+    "an absolute path": (lambda e: [*e, ("/evil.json", b"{}")], "leads out of the checkpoint"),
     "a drive": (lambda e: [*e, ("C:evil.json", b"{}")], "leads out of the checkpoint"),
     "a backslash": (lambda e: [*e, ("instruct\\..\\evil.json", b"{}")], "leads out of the checkpoint"),
     "a folder outside": (lambda e: [*e, ("../evil/", b"")], "leads out of the checkpoint"),

@@ -61,7 +61,7 @@ def _eval(args, settings: Settings) -> int:
         args.recovery,
     )
     if args.queue:
-        return enqueue(settings, "evaluate", dataclasses.asdict(request), args.title or f"{', '.join(request.checkpoints)}")
+        return enqueue(settings, "evaluate", dataclasses.asdict(request), args.title or ", ".join(request.checkpoints))
     from gistdemo.evaluate.run import evaluate
 
     results = evaluate(request, args.out, settings, args.title)

@@ -53,7 +53,7 @@ def source_name(source: str) -> str:
 
 
 def _without_folders(part: str) -> str:
-    if part.endswith(EMBEDDED_FILE):
+    if f"/{part}".endswith(f"/{EMBEDDED_FILE}"):
         return EMBEDDED_FILE
     return part.rsplit("/", 1)[-1] if "." in part else part
 

@@ -12,7 +12,7 @@ from gistdemo.jobs.queue import Jobs
 from gistdemo.train.config import TrainConfig
 
 EMBEDDED = "smollm2-135m-instruct"
-# seconds per row of a batch on two cores with native bf16 (docs/LOG.md), long text not counted
+# seconds per row of a batch on two cores with native bf16, the page open (docs/LOG.md); long text not counted
 MEASURED = {"lm": 0.4, "embeddings": 0.15, "compressor": 0.3, "joint": 0.2}
 PEAK_GIB = {"lm": 4.3, "embeddings": 4.1, "compressor": 5.0, "joint": 5.8}  # batches of 8 (docs/LOG.md)
 WEIGHTS_GIB = 1.5  # of that: libraries and the backbone, whatever the batch

@@ -23,7 +23,7 @@ PRESETS = {
         {"mode": "compressor", "steps": 60, "evaluate_every": 20, "evaluate_rows": 24},
     ),
     "standard": Preset(
-        "the shipped instruct gist, about an hour on two cores",
+        "the shipped instruct gist, 75 to 90 minutes on two cores",
         {
             "mode": "compressor",
             "steps": 1500,

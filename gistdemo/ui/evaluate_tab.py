@@ -34,6 +34,7 @@ TICK_SECONDS = 2.0
 BUDGETS = (1, 2, 4, 8, 16)
 SECONDS_PER_ANSWER = 0.3  # of 64 tokens, two cores (docs/LOG.md)
 PICTURES = ("ROUGE-L", "Quality by k", "Recovery by k", "Verdicts", "By length", "Gist against full")
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 FORM = ("checkpoints", "conditions", "ks", "data", "rows", "seed", "limit", "recovery")
 
 
@@ -136,43 +137,38 @@ class EvaluateTab:
     # --- wiring -------------------------------------------------------------------------------------------------------
 
     def _wire(self, status: gr.HTML) -> None:
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         form = [getattr(self, name) for name in FORM]
-        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **quick)
-        self.start.click(self.submit, form, status, **quick).then(
-            self.tick, [self.chosen, self.awaited], [self.card, self.chosen, self.awaited], **quick
-        )
-        self.timer.tick(self.tick, [self.chosen, self.awaited], [self.card, self.chosen, self.awaited], **quick)
-        self.stop.click(lambda: self.change("stop"), None, status, **quick)
-        self.resume.click(lambda: self.change("resume"), None, status, **quick)
+        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **QUICK)
+        self.watched = [self.card, self.chosen, self.awaited]
+        self.start.click(self.submit, form, status, **QUICK).then(self.tick, [self.chosen, self.awaited], self.watched, **QUICK)
+        self.timer.tick(self.tick, [self.chosen, self.awaited], self.watched, **QUICK)
+        self.stop.click(lambda: self.change("stop"), None, status, **QUICK)
+        self.resume.click(lambda: self.change("resume"), None, status, **QUICK)
         self.filters = [self.of_checkpoint, self.of_condition, self.of_k]
         self.shown = [self.figures, self.board, self.files, *self.filters, self.detail]
-        listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
-        drawn = [self.chosen, self.picture, self.of_checkpoint, self.of_k]
-        self.chosen.change(self.show, [self.chosen, self.view], self.shown, **quick).then(self.list_rows, listed, self.table, **quick).then(
-            self.draw, drawn, self.plot, **quick
-        )
-        gr.on([f.change for f in listed[1:]], self.list_rows, listed, self.table, trigger_mode="always_last", **quick)
-        gr.on([f.change for f in drawn[1:]], self.draw, drawn, self.plot, trigger_mode="always_last", **quick)
-        self.view.change(self._figures, [self.chosen, self.view], self.figures, **quick)
-        self.table.select(self.pick, None, self.clicked, **quick)
-        self.clicked.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **quick)
+        self.listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
+        self.drawn = [self.chosen, self.picture, self.of_checkpoint, self.of_k]
+        self._show_all(self.chosen.change(self.show, [self.chosen, self.view], self.shown, **QUICK))
+        gr.on([f.change for f in self.listed[1:]], self.list_rows, self.listed, self.table, trigger_mode="always_last", **QUICK)
+        gr.on([f.change for f in self.drawn[1:]], self.draw, self.drawn, self.plot, trigger_mode="always_last", **QUICK)
+        self.view.change(self._figures, [self.chosen, self.view], self.figures, **QUICK)
+        self.table.select(self.pick, None, self.clicked, **QUICK)
+        self.clicked.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **QUICK)
         for one in self.filters:
-            one.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **quick)
+            one.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **QUICK)
         self.prepare.click(self.prepared, self.chosen, [self.files, status], api_visibility="private")
         self.upload.upload(self.take_import, self.upload, [self.chosen, status], api_visibility="private", show_progress="hidden")
         self.load.click(self.take_path, self.path, [self.chosen, status], api_visibility="private", show_progress="hidden")
 
+    def _show_all(self, shown: Any) -> None:
+        """After `show` has set the filters: the rows and the picture that belong to them."""
+        shown.then(self.list_rows, self.listed, self.table, **QUICK).then(self.draw, self.drawn, self.plot, **QUICK)
+
     def on_load(self, page: gr.Blocks) -> None:
         """A page that is opened or reloaded shows the newest evaluation."""
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        page.load(self.describe, [getattr(self, name) for name in FORM], [self.plan, self.command], **quick)
-        listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
-        page.load(lambda: self.tick(None, None), None, [self.card, self.chosen, self.awaited], **quick).then(
-            self.show, [self.chosen, self.view], self.shown, **quick
-        ).then(self.list_rows, listed, self.table, **quick).then(
-            self.draw, [self.chosen, self.picture, self.of_checkpoint, self.of_k], self.plot, **quick
-        )
+        page.load(self.describe, [getattr(self, name) for name in FORM], [self.plan, self.command], **QUICK)
+        opened = page.load(lambda: self.tick(None, None), None, self.watched, **QUICK)
+        self._show_all(opened.then(self.show, [self.chosen, self.view], self.shown, **QUICK))
 
     # --- form ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +182,7 @@ class EvaluateTab:
     def request(self, checkpoints, conditions, ks, data, rows, seed, limit, recovery) -> EvaluationRequest:
         """What a form stands for. Raises UsageError: values that are not allowed."""
         source = named_source(data, self.settings)
-        if not self.local and source_name(source) != EMBEDDED_FILE and Path(source).exists():
+        if not self.local and source != str(self.settings.examples_file) and Path(source).exists():
             raise UsageError(f"'{source}' is a file of the server. Give a hub dataset id such as tatsu-lab/alpaca.")
         order = self._checkpoint_names()
         chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))

@@ -8,7 +8,7 @@ from typing import Any
 from gistdemo.checkpoint.manifest import Manifest
 from gistdemo.checkpoint.registry import Entry
 from gistdemo.conditions import CONDITIONS
-from gistdemo.ui.cells import escape
+from gistdemo.ui.cells import MARKS, escape
 
 
 def status(message: str, fraction: float | None = None, kind: str = "info") -> str:
@@ -81,12 +81,10 @@ def _verdicts(entry: Entry) -> str:
             if e["k"] not in (0, SHOWN_K):
                 continue
             title = CONDITIONS[e["condition"]].title + (f", k = {e['k']:d}" if e["k"] else "")
-            cells = "".join(f"<td>{100 * e['verdicts'][v] / e['n']:.0f} %</td>" for v in ("healthy", "warning", "degenerate"))
+            cells = "".join(f"<td>{100 * e['verdicts'][v] / e['n']:.0f} %</td>" for v in MARKS)
             score = f"{e['rougeL']:.1f}" if e.get("rougeL") is not None else "–"
             lines += f"<tr><th>{escape(title)}</th><td>{score}</td>{cells}</tr>"
-        heads = "".join(
-            f"<th title='{name}'>{mark} {name}</th>" for mark, name in (("●", "healthy"), ("▲", "warning"), ("■", "degenerate"))
-        )
+        heads = "".join(f"<th>{mark} {verdict}</th>" for verdict, mark in MARKS.items())
         head = f"<tr><th></th><th>ROUGE-L</th>{heads}</tr>"
         return f"<table class='gd-table'><caption>Greedy answers to {found['rows']:d} rows not trained on</caption>{head}{lines}</table>"
     except NOT_OURS:
