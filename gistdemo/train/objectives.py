@@ -200,12 +200,15 @@ class GistLearning:
         logits, targets = self._gist_logits(rows, k)
         hard = cross_entropy(logits.float(), targets)
         numbers = {"k": float(k), "cross_entropy": hard.item(), "tokens": float(len(targets))}
-        if not self.distils:
+        if not (self.distils or config.distillation_weight):
             return hard, numbers
         with torch.no_grad():
             teacher = log_softmax(self._full_logits(rows)[0].float(), -1)
         soft = kl_div(log_softmax(logits.float(), -1), teacher, log_target=True, reduction="batchmean")
-        numbers |= {"kl": soft.item(), "own": float(pool.endswith("own")), "long": float(pool.startswith("long"))}
+        numbers |= {"kl": soft.item()}
+        if not self.distils:
+            return hard + config.distillation_weight * soft, numbers
+        numbers |= {"own": float(pool.endswith("own")), "long": float(pool.startswith("long"))}
         return soft + config.cross_entropy_weight * hard, numbers
 
     def _gist_logits(self, rows: Sequence[Judged], k: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gistdemo.data.alpaca import Rows, instruction_mark, read_rows, rows_digest, split
+from gistdemo.data.alpaca import Rows, instruction_mark, read_marks, read_rows, rows_digest, split
 from gistdemo.errors import DataError, PromptError
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.prompts import EncodedPrompt, Example, PromptEncoder
@@ -116,6 +116,8 @@ class TrainingRows:
         else:
             train, held = split(source.examples, max(config.evaluate_rows, 2), config.seed)
             name = f"split of {source.name}"
+        kept_out = read_marks(Path(config.held_out)) if config.held_out else frozenset()
+        train = [example for example in train if instruction_mark(example) not in kept_out]
         if config.samples:
             draw(config.seed, "samples", 0).shuffle(train)
             train = train[: config.samples]
