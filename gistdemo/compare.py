@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gistdemo.checkpoint.registry import find_checkpoint
+from gistdemo.checkpoint.registry import ModelRow, find_row
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.generation import RowReady, TokenEvent
@@ -38,6 +37,9 @@ STOP_SECONDS = 0.1  # how soon `stop` is noticed while nothing else happens
 
 @dataclass(frozen=True)
 class _Loading:
+    """How far a model is, and the cells that wait for it."""
+
+    cells: tuple[int, ...]
     message: str
     fraction: float
 
@@ -64,6 +66,9 @@ class _Event:
 
 class _WorkerDone:
     pass
+
+
+NO_GIST = "A backbone has no gist: Train makes one."
 
 
 def reusable(cells: Iterable[Cell], before: CompareRequest, now: CompareRequest) -> tuple[Cell, ...]:
@@ -142,21 +147,29 @@ class _Grid:
     def stop_open_cells(self) -> None:
         for at, cell in enumerate(self.cells):
             if cell.status != "done":
-                self._update(at, status="done", finish_reason="stopped")
+                self._update(at, status="done", finish_reason="stopped", note=None)
+
+    def leave_out(self, at: int, why: str) -> None:
+        """A cell that has nothing to show."""
+        self._update(at, status="done", note=why)
 
     def apply(self, event: Any) -> None:
         self.changed = True
         if isinstance(event, _Loading):
             self._loading = event
+            for at in event.cells:
+                if self.cells[at].status == "waiting":
+                    self._update(at, note=event.message)
         elif isinstance(event, _Failed):
-            self._update(event.cell, status="done", finish_reason="error", error=event.error)
+            self._update(event.cell, status="done", finish_reason="error", error=event.error, note=None)
         elif isinstance(event, _Planned):
             p = event.plan
             counts = {"prompt_tokens": p.prompt_tokens, "instruction_tokens": p.instruction_tokens, "kept_tokens": p.kept_tokens}
             self._update(event.cell, pieces=event.pieces, reads_instruction=event.reads_instruction, **counts)
         elif isinstance(event.event, RowReady):
-            self._loading = None
-            self._update(event.cell, status="running", kv_bytes=event.event.kv_bytes)
+            if self._loading and event.cell in self._loading.cells:
+                self._loading = None
+            self._update(event.cell, status="running", kv_bytes=event.event.kv_bytes, note=None)
         else:
             self._token(event.cell, event.event)
 
@@ -206,7 +219,9 @@ class _Grid:
 
     @staticmethod
     def _worth_judging(cell: Cell) -> bool:
-        return not cell.error and (bool(cell.text.strip()) or cell.status == "done")  # nothing said yet is not an empty answer
+        if cell.error or (cell.status == "done" and cell.note):
+            return False
+        return bool(cell.text.strip()) or cell.status == "done"  # nothing said yet is not an empty answer
 
     def _scored(self, cell: Cell) -> Cell:
         reference = self.request.example.output
@@ -239,24 +254,29 @@ def _blind(diagnosis: Diagnosis) -> Diagnosis:
     return Diagnosis("degenerate", (Flag("F7", "instruction_blind", "fail", None, evidence), *diagnosis.flags))
 
 
-def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid) -> dict[str, list[tuple[int, Any]]]:
-    """(cell number, registry entry) by backbone name. Checkpoints that cannot be used fail in their own cells."""
-    groups: dict[str, list[tuple[int, Any]]] = {}
-    for row, name in enumerate(request.checkpoints):
-        numbers = range(row * len(request.conditions), (row + 1) * len(request.conditions))
+def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid) -> dict[str, list[tuple[int, ModelRow]]]:
+    """(cell number, its row) by the weights they need. Rows that cannot be used fail in their own cells."""
+    groups: dict[str, list[tuple[int, ModelRow]]] = {}
+    for at, name in enumerate(request.checkpoints):
+        numbers = range(at * len(request.conditions), (at + 1) * len(request.conditions))
         try:
-            entry = find_checkpoint(name, settings.checkpoint_dirs)
+            row = find_row(name, settings)
         except GistDemoError as error:
             for number in numbers:
                 grid.apply(_Failed(number, one_line(error)))
             continue
-        open_cells = [(number, entry) for number in numbers if grid.cells[number].status != "done"]
+        for number in numbers:
+            if not row.has_gist and CONDITIONS[grid.cells[number].condition].gist_from:
+                grid.leave_out(number, NO_GIST)
+        open_cells = [(number, row) for number in numbers if grid.cells[number].status != "done"]
         if open_cells:
-            groups.setdefault(entry.manifest.model_key, []).extend(open_cells)
+            groups.setdefault(row.model_key, []).extend(open_cells)
     return groups
 
 
-def _work(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool, stop: threading.Event, events: queue.SimpleQueue) -> None:
+def _work(
+    request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: ModelPool, stop: threading.Event, events: queue.SimpleQueue
+) -> None:
     """Worker thread: load, plan, generate the cells of one backbone. Every failure becomes an event."""
     unfinished = {number for number, _ in cells}
     try:
@@ -279,17 +299,19 @@ def _work(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool
         events.put(_WorkerDone())
 
 
-def _prepare(request: CompareRequest, cells: list[tuple[int, Any]], pool: ModelPool, events: queue.SimpleQueue, unfinished: set[int]):
-    """Load the checkpoints and make the engine rows. Returns cell numbers, rows and the engine; failed cells are left out."""
+def _prepare(request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: ModelPool, events: queue.SimpleQueue, unfinished: set[int]):
+    """Load the rows' models and make the engine rows. Returns cell numbers, rows and the engine; failed cells are left out."""
     numbers, rows, base = [], [], None
-    problems: dict[Path, str] = {}
-    for number, entry in cells:
+    problems: dict[int, str] = {}  # by the row they belong to: two folders may have one name
+    waiting = tuple(number for number, _ in cells)
+    for number, shown in cells:
+        at = number // len(request.conditions)
         try:
-            if entry.folder in problems:
-                raise GistDemoError(problems[entry.folder])
-            base, loaded = pool.checkpoint(entry, lambda message, fraction: events.put(_Loading(message, fraction)))
+            if at in problems:
+                raise GistDemoError(problems[at])
+            base, loaded = pool.row(shown, lambda message, fraction: events.put(_Loading(waiting, message, fraction)))
         except GistDemoError as error:
-            problems[entry.folder] = one_line(error)
+            problems[at] = one_line(error)
             events.put(_Failed(number, one_line(error)))
             unfinished.discard(number)
             continue

@@ -17,7 +17,8 @@ Status = Literal["waiting", "running", "done"]
 
 @dataclass(frozen=True)
 class CompareRequest:
-    """What to compare. k: gist tokens, and the budget of `truncated`. checkpoints: names or folder paths."""
+    """What to compare. k: gist tokens, and the budget of `truncated`. checkpoints: what the rows show (see `find_row`): names or folder
+    paths of checkpoints, or backbones."""
 
     example: Example
     checkpoints: tuple[str, ...]
@@ -60,6 +61,7 @@ class Cell:
     prompt_tokens: all the decoder attends to when the answer starts. kv_bytes: their keys and values. instruction_tokens ->
     kept_tokens: the compression of the instruction. first_token_seconds: from the start of this generation, model loaded.
     rouge: F1 x 100 against the reference; rouge_normalised: ROUGE-L between `none` (0) and `full` (100) of the same checkpoint.
+    note: why there is nothing to see: how far the model is that this cell waits for, or (status "done") that its row has no gist.
     """
 
     checkpoint: str
@@ -75,6 +77,7 @@ class Cell:
     tokens_per_second: float | None = None
     finish_reason: FinishReason | None = None
     error: str | None = None
+    note: str | None = None
     rouge: dict[str, float] | None = None
     rouge_normalised: float | None = None
     diagnosis: Diagnosis | None = None
@@ -102,7 +105,7 @@ class Cell:
             "kv_bytes",
             "answer_tokens",
         )
-        names += ("first_token_seconds", "tokens_per_second", "finish_reason", "error", "rouge", "rouge_normalised")
+        names += ("first_token_seconds", "tokens_per_second", "finish_reason", "error", "note", "rouge", "rouge_normalised")
         return {n: getattr(self, n) for n in names} | (self.diagnosis.to_dict() if self.diagnosis else {"verdict": None, "flags": []})
 
 

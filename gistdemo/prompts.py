@@ -55,10 +55,15 @@ def template_for(tokenizer: Any, kind: str) -> Template:
     """
     if kind == "base":
         return PLAIN
-    vocabulary = tokenizer.get_vocab()
-    if "<|im_start|>" in vocabulary and "<|im_end|>" in vocabulary:
+    if None not in (id_of(tokenizer, "<|im_start|>"), id_of(tokenizer, "<|im_end|>")):
         return CHATML
     return _template_from_chat(tokenizer)
+
+
+def id_of(tokenizer: Any, token: str) -> int | None:
+    """The id of a token, None where the vocabulary has no such token. Asking for the whole vocabulary would take a second where it is large."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    return found if found is not None and tokenizer.convert_ids_to_tokens(found) == token else None
 
 
 def _template_from_chat(tokenizer: Any) -> Template:
@@ -170,7 +175,7 @@ def _around_instruction(encoded: EncodedPrompt) -> tuple[tuple[Segment, ...], Se
 
 
 class PromptEncoder:
-    """Encodes examples with one tokenizer and one template. Thread-safe; keeps its own copy of the tokenizer.
+    """Encodes examples with one tokenizer and one template. Thread-safe; never changes the tokenizer.
 
     User text is tokenised literally: "<|im_end|>" typed by a user is nine characters, not the end of a turn.
     """
@@ -179,16 +184,16 @@ class PromptEncoder:
         self.template = template
         self.max_instruction_tokens = max_instruction_tokens
         self.max_input_tokens = max_input_tokens
-        self._marked = copy.deepcopy(tokenizer)  # reads special tokens in template text
+        self._marked = tokenizer  # reads special tokens in template text
         self._literal = copy.deepcopy(tokenizer)  # reads user text; a separate object because the flag is tokenizer state
-        self._special = tuple(str(t) for t in tokenizer.get_added_vocab())
+        self._special = tuple(t.content for t in tokenizer.added_tokens_decoder.values() if t.special)
         head = self._template_ids(template.head)
         if tokenizer("", add_special_tokens=True).input_ids == [tokenizer.bos_token_id] and head[0] != tokenizer.bos_token_id:
             head = [tokenizer.bos_token_id, *head]  # a tokenizer that starts texts with BOS was trained with BOS
         self._head = tuple(head)
-        vocabulary = tokenizer.get_vocab()
-        self.stop_ids = frozenset({vocabulary[t] for t in template.stop if t in vocabulary} | {tokenizer.eos_token_id} - {None})
-        self.end_id = next((vocabulary[t] for t in template.stop if t in vocabulary), tokenizer.eos_token_id)
+        stops = [found for token in template.stop if (found := id_of(tokenizer, token)) is not None]
+        self.stop_ids = frozenset({*stops, tokenizer.eos_token_id} - {None})
+        self.end_id = stops[0] if stops else tokenizer.eos_token_id
 
     def encode(self, example: Example) -> EncodedPrompt:
         """Turn an example into segments.

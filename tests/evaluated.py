@@ -15,9 +15,9 @@ SCORES = {  # checkpoint -> (condition, k) -> ROUGE-L per row
         ("none", 0): (5.0, 5.0, 5.0, 5.0),
         ("blind", 4): (4.0, 4.0, 4.0, 4.0),
     },
-    "standin": {("full", 0): (8.0, 8.0, 8.0, 8.0), ("gist", 4): (4.0, 4.0, 4.0, 4.0)},
+    "base": {("full", 0): (8.0, 8.0, 8.0, 8.0), ("gist", 4): (4.0, 4.0, 4.0, 4.0)},
 }
-DEGENERATE = {("joint", "gist", 4): (3,), ("standin", "full", 0): (0, 1, 2, 3)}  # row numbers; all other answers are healthy
+DEGENERATE = {("joint", "gist", 4): (3,), ("base", "full", 0): (0, 1, 2, 3)}  # row numbers; all other answers are healthy
 
 
 def examples() -> list[dict[str, str]]:
@@ -60,7 +60,7 @@ def results() -> dict[str, Any]:
         "rows": 4,
         "rows_trained_on": 0,
         "digest": "sha256:0123abcd",
-        "command": "python -m gistdemo eval joint standin --k 1 4",
+        "command": "python -m gistdemo eval joint base --k 1 4",
         "versions": {"gistdemo": "0.1.0", "torch": "2.13.0"},
         "created": "2026-11-23T05:00:00+00:00",
         "seconds": 12.5,

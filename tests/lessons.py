@@ -14,7 +14,7 @@ from gistdemo.prompts import CHATML
 from gistdemo.settings import Settings
 from gistdemo.train.config import ALL_LINEAR, TrainConfig
 from gistdemo.train.loop import Loop
-from gistdemo.train.objectives import GistLearning, Ground, LanguageModeling
+from gistdemo.train.objectives import GistLearning, Ground
 
 ROWS = [
     ("Name a colour.", "Blue."),
@@ -27,7 +27,7 @@ ROWS = [
     ("First letter?", "A"),
 ]
 HELD = [(f"Do the thing named {name}.", f"Done: {name}") for name in "abcd"]
-MODES = ("lm", "embeddings", "compressor", "joint")
+MODES = ("embeddings", "compressor", "joint")
 
 
 def write_rows(path: Path, rows) -> str:
@@ -35,21 +35,14 @@ def write_rows(path: Path, rows) -> str:
     return str(path)
 
 
-def write_text(path: Path, documents: int = 24) -> str:
-    texts = [f"Line {n}: the rain in Spain stays mainly in the plain." for n in range(documents)]
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return str(path)
-
-
 def lesson(folder: Path, mode: str, **changes: Any) -> TrainConfig:
     """Settings of a short run whose data lie in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = write_text(folder / "text.jsonl") if mode == "lm" else write_rows(folder / "train.jsonl", ROWS)
     values = {
         "mode": mode,
         "name": "lesson",
-        "data": data,
-        "validation": "" if mode == "lm" else write_rows(folder / "held.jsonl", HELD),
+        "data": write_rows(folder / "train.jsonl", ROWS),
+        "validation": write_rows(folder / "held.jsonl", HELD),
         "steps": 12,
         "batch_size": 4,
         "learning_rate": 2e-2,
@@ -60,7 +53,6 @@ def lesson(folder: Path, mode: str, **changes: Any) -> TrainConfig:
         "alpha": 8,
         "targets": ALL_LINEAR,
         "answer_tokens": 8,
-        "sequence_tokens": 32,
         "teacher_answers": 4,
         "evaluate_every": 6,
         "evaluate_rows": 4,
@@ -74,12 +66,11 @@ def lesson(folder: Path, mode: str, **changes: Any) -> TrainConfig:
 def toy_ground() -> Ground:
     """A backbone as a new process would have it: equal weights, no adapter yet. The quiet toy model learns faster than the lively one."""
     made = Lab(CHATML, model=GistModel(toy_model()))
-    return Ground(made.model, made.engine, made.encoder, "sha256:toy", None)
+    return Ground(made.model, made.engine, made.encoder, "sha256:toy")
 
 
-def objective(config: TrainConfig, settings: Settings, ground: Ground | None = None):
-    ground = ground or toy_ground()
-    return LanguageModeling(config, ground) if config.mode == "lm" else GistLearning(config, ground, settings)
+def objective(config: TrainConfig, settings: Settings, ground: Ground | None = None) -> GistLearning:
+    return GistLearning(config, ground or toy_ground(), settings)
 
 
 def run(config: TrainConfig, settings: Settings, folder: Path, learner=None):

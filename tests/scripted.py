@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from toy import toy_tokenizer
 
 from gistdemo.checkpoint.manifest import GIST_FILE, Manifest, describe_files
-from gistdemo.checkpoint.registry import Entry
+from gistdemo.checkpoint.registry import ModelRow
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.generation import RowReady, Sampling, TokenEvent
 from gistdemo.model.engine import TextStream
@@ -30,7 +30,7 @@ from gistdemo.settings import Settings
 SLOTS = 16
 KV_BYTES_PER_TOKEN = 64
 LOOP = "Output: www.google.com\n"
-NAMES = ("base-standin", "instruct")
+NAMES = ("base", "instruct")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class ScriptedPool:
     """Stands where `ModelPool` does. Every field may be changed between comparisons.
 
     script: (checkpoint, condition) -> text or Line; what is not in it is said by `says`. delay: seconds per step.
-    gate: loading waits until it is set. refuse: checkpoint name -> the error that loading it raises.
+    gate: loading waits until it is set; gated: backbones that wait for it (None: all). refuse: row name -> the error that loading it
+    raises.
     crash: raised by the engine after `crash_after` steps. samplings, stops: what each stream was given.
     """
 
@@ -73,6 +74,7 @@ class ScriptedPool:
         self.delay = delay
         self.gate = threading.Event()
         self.gate.set()
+        self.gated: set[str] | None = None
         self.refuse: dict[str, Exception] = {}
         self.crash: Exception | None = None
         self.crash_after = 0
@@ -87,25 +89,27 @@ class ScriptedPool:
         """Back to the state at the start, with all models loaded."""
         self.script, self.says, self.delay, self.refuse, self.crash, self.crash_after = {}, echo, 0.0, {}, None, 0
         self.gate.set()
+        self.gated = None
 
-    def checkpoint(self, entry: Entry, progress: Callable[[str, float], None] | None = None) -> tuple[Any, Any]:
-        manifest = entry.manifest
-        assert manifest is not None
-        if manifest.backbone not in self.loaded:
+    def row(self, row: ModelRow, progress: Callable[[str, float], None] | None = None) -> tuple[Any, Any]:
+        if row.backbone not in self.loaded:
             if progress:
-                progress(f"Reading the weights of {manifest.backbone}", 0.4)
-            assert self.gate.wait(60), "the gate was never opened"
-            self.loaded.append(manifest.backbone)
-        if entry.name in self.refuse:
-            raise self.refuse[entry.name]
+                progress(f"Reading the weights of {row.backbone}", 0.4)
+            if self.gated is None or row.backbone in self.gated:
+                assert self.gate.wait(60), "the gate was never opened"
+            self.loaded.append(row.backbone)
+        if row.name in self.refuse:
+            raise self.refuse[row.name]
         base = SimpleNamespace(engine=ScriptedEngine(self), tokenizer=self.tokenizer)
-        encoder = PromptEncoder(self.tokenizer, manifest.template, self.settings.max_instruction_tokens, self.settings.max_input_tokens)
-        real = LoadedCheckpoint(manifest, None, encoder, torch.zeros(manifest.max_k, 4), None, None)  # type: ignore[arg-type]
+        template = row.manifest.template if row.manifest else PLAIN if row.kind == "base" else CHATML
+        encoder = PromptEncoder(self.tokenizer, template, self.settings.max_instruction_tokens, self.settings.max_input_tokens)
+        slots = torch.zeros(row.manifest.max_k if row.manifest else 0, 4)
+        real = LoadedCheckpoint(row.name, row.manifest, None, encoder, slots)  # type: ignore[arg-type]
 
-        def row(plan: PromptPlan) -> ScriptedRow:
-            return ScriptedRow(entry.name, plan, encoder)
+        def made(plan: PromptPlan) -> ScriptedRow:
+            return ScriptedRow(row.name, plan, encoder)
 
-        return base, SimpleNamespace(encoder=encoder, plan=real.plan, row=row)
+        return base, SimpleNamespace(encoder=encoder, plan=real.plan, row=made)
 
     @property
     def running(self) -> int:
@@ -187,7 +191,6 @@ def write_checkpoint(folder: Path, **changes: Any) -> Path:
         "mode": "embeddings",
         "backbone": "toy",
         "backbone_digest": "sha256:" + "ab" * 32,
-        "stand_in": False,
         "template": CHATML,
         "max_k": SLOTS,
         "trained_k": (1, 2, 4, 8, 16),
@@ -198,15 +201,14 @@ def write_checkpoint(folder: Path, **changes: Any) -> Path:
         "recovery": {"references": {"rows": 64, "by_k": {"4": {"recovery": 0.5, "swapped": 0.01}}}},
     }
     manifest = Manifest(**(values | changes))
-    if manifest.max_k:
-        save_file({"slots": torch.zeros(manifest.max_k, 4).half()}, folder / GIST_FILE)
+    save_file({"slots": torch.zeros(manifest.max_k, 4).half()}, folder / GIST_FILE)
     manifest = dataclasses.replace(manifest, files=describe_files(folder))
     (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     return folder
 
 
-def write_two_checkpoints(settings: Settings) -> Settings:
-    """A base stand-in with the plain template and an instruct model with ChatML, in the folder of shipped checkpoints."""
-    write_checkpoint(settings.shipped_checkpoints_dir / NAMES[0], title="Toy base stand-in", stand_in=True, template=PLAIN)
-    write_checkpoint(settings.shipped_checkpoints_dir / NAMES[1], title="Toy instruct")
+def write_two_checkpoints(settings: Settings, backbone: str = "toy") -> Settings:
+    """A base model with the plain template and an instruct model with ChatML, in the folder of shipped checkpoints, on one backbone."""
+    write_checkpoint(settings.shipped_checkpoints_dir / NAMES[0], backbone=backbone, template=PLAIN)
+    write_checkpoint(settings.shipped_checkpoints_dir / NAMES[1], backbone=backbone)
     return settings

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from gistdemo.data.alpaca import Rows, check_row, read_rows, rows_digest, split
+from gistdemo.data.alpaca import Rows, check_row, instruction_mark, read_marks, read_rows, rows_digest, source_name, split
 from gistdemo.errors import DataError
 from gistdemo.prompts import Example
 
@@ -183,3 +183,32 @@ def test_a_split_shares_no_instruction_and_loses_no_row(wanted):
     assert wanted == 0 or held != split(rows, wanted, seed=4)[1]
     shuffled_train, shuffled_held = split(rows[::-1], wanted, seed=3)
     assert {*shuffled_held} == {*held} and {*shuffled_train} == {*train}, "file order decides nothing"
+
+
+# --- marks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_marks_are_read_as_they_are_written(tmp_path):
+    marks = [instruction_mark(example) for example in EXAMPLES]
+    path = tmp_path / "held-out.txt"
+    path.write_text("\n".join(marks) + "\n\n")
+    assert read_marks(path) == set(marks) and len(set(marks)) == len(EXAMPLES)
+    assert instruction_mark(Example("  name a\nCOLOUR. ")) == marks[0], "case and blanks do not hide an instruction"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot be read"), (b"0123abc\n", "holds '0123abc'"), (b"0123abcG", "holds"), ("ä".encode(), "cannot be read")],
+)
+def test_a_list_that_holds_something_else_is_refused(tmp_path, content, words):
+    path = tmp_path / "held-out.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_marks(path)
+
+
+def test_what_comes_with_the_project_keeps_its_place_in_a_name():
+    for ours in ("assets/examples.jsonl", "assets/recipes/held-out.txt"):
+        assert source_name(f"/home/me/gistdemo/{ours}") == source_name(ours) == ours
+    assert source_name("/home/me/held-out.txt") == "held-out.txt" and source_name("") == "" and source_name("org/name") == "org/name"

@@ -84,7 +84,7 @@ def test_what_is_broken_or_leads_away_is_not_packed_and_an_older_archive_stays(h
     with pytest.raises(CheckpointError, match="is not a name for a checkpoint"):
         pack(write_checkpoint(tmp_path / "away", name="../away"), path.parent)
     with pytest.raises(CheckpointError, match="cannot be packed into"):
-        pack(home.shipped_checkpoints_dir / "base-standin", tmp_path / "gone")
+        pack(home.shipped_checkpoints_dir / "base", tmp_path / "gone")
     assert path.read_bytes() == older and [p.name for p in path.parent.iterdir()] == ["instruct.zip"]
 
 

@@ -13,7 +13,8 @@ from toy import save_toy, toy_model, toy_tokenizer
 from transformers import AutoConfig, GPT2Config, LlamaConfig, MambaConfig, MistralConfig, T5Config
 
 from gistdemo.model import backbone as module
-from gistdemo.model.backbone import EMBEDDED, fingerprint, load
+from gistdemo.model.backbone import fingerprint, load
+from gistdemo.model.embedded import SMOLLM2
 
 # --- local folders ---------------------------------------------------------------------------------------------------
 
@@ -151,9 +152,9 @@ def test_models_with_rotary_positions_pass(settings):
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_fetched(settings):
-    assert "Device 'warp' cannot be used" in refusal(EMBEDDED, replace(settings, device="warp"))
+    assert "Device 'warp' cannot be used" in refusal(SMOLLM2.name, replace(settings, device="warp"))
     if not torch.cuda.is_available():
-        assert "Device 'cuda' cannot be used" in refusal(EMBEDDED, replace(settings, device="cuda"))
+        assert "Device 'cuda' cannot be used" in refusal(SMOLLM2.name, replace(settings, device="cuda"))
     assert not settings.cache_dir.exists()
 
 

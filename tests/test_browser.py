@@ -19,12 +19,17 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from scripted import LOOP, NAMES, Line, ScriptedPool, write_two_checkpoints
+from scripted import LOOP, NAMES, Line, ScriptedPool, write_checkpoint, write_two_checkpoints
+from toy import save_toy
 
-from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.checkpoint.registry import list_rows
+from gistdemo.compare import NO_GIST
 from gistdemo.data.examples import ExampleSources
+from gistdemo.errors import BackboneError
+from gistdemo.model.embedded import GEMMA, SMOLLM2, is_ready
+from gistdemo.prompts import PLAIN
 from gistdemo.settings import PROJECT_DIR, Settings
-from gistdemo.ui.compare_tab import OPENING
+from gistdemo.ui.compare_tab import DEFAULT_ROWS, OPENING
 
 pytestmark = [
     pytest.mark.browser,
@@ -88,7 +93,7 @@ def served(tmp_path_factory, browser) -> Iterator[tuple[str, ScriptedPool]]:
     """One server for all tests of this file."""
     home = tmp_path_factory.mktemp("installation")
     settings = Settings(cache_dir=home / "cache", data_dir=home / "data", shipped_checkpoints_dir=home / "shipped")
-    pool = ScriptedPool(write_two_checkpoints(settings))
+    pool = ScriptedPool(write_two_checkpoints(settings, SMOLLM2.name))
     with serving(pool) as address:
         yield address, pool
 
@@ -205,11 +210,11 @@ def until(condition, seconds: float = 15.0) -> None:
 
 
 def test_the_page_can_be_used_while_the_models_are_being_loaded(settings, context):
-    pool = ScriptedPool(write_two_checkpoints(settings))
+    pool = ScriptedPool(write_two_checkpoints(settings, SMOLLM2.name))
     pool.gate.clear()
     with serving(pool) as address:
         app = App(context, address).open(ready=False)
-        app.says("Reading the weights of toy")
+        app.says(f"Reading the weights of {SMOLLM2.name}")
         assert app.page.locator("#gd-status .gd-bar").count() == 1 and not pool.loaded
         app.row(1).click()
         until(lambda: app.field("instruction").input_value() == "List five birds.")
@@ -219,6 +224,41 @@ def test_the_page_can_be_used_while_the_models_are_being_loaded(settings, contex
         pool.gate.set()
         app.wait_for_new_grid()
         assert app.text("instruct", "full") == "instruct full k=4 heard: List five birds."
+        app.close()
+
+
+def test_while_one_model_is_fetched_the_rows_on_another_answer(settings, context):
+    """The rows that wait say how far it is, and so does the header."""
+    write_checkpoint(settings.shipped_checkpoints_dir / "base", backbone=GEMMA.name, template=PLAIN)
+    write_checkpoint(settings.shipped_checkpoints_dir / "instruct", backbone=SMOLLM2.name)
+    pool = ScriptedPool(settings)
+    pool.gated = {GEMMA.name}
+    pool.gate.clear()
+    with serving(pool) as address:
+        app = App(context, address).open()
+        models, line = app.at("models"), f"Reading the weights of {GEMMA.name}"
+        models.locator(".gd-model", has_text=line).wait_for()
+        app.field("instruction").fill("Name a tree.")
+        app.start()
+        app.wait_for_new_grid(finished=False)
+        until(lambda: app.text("instruct", "gist") == "instruct gist k=4 heard: Name a tree.")
+        assert app.card("base", "gist").get_attribute("data-status") == "waiting" and line in app.text("base", "gist")
+        pool.gate.set()
+        app.wait_for_new_grid()
+        assert app.text("base", "gist") == "base gist k=4 heard: Name a tree."
+        until(lambda: models.inner_text().strip() == "")
+        app.says("Done: 6 healthy")
+        app.close()
+
+
+def test_a_model_that_cannot_be_fetched_is_told_and_leaves_the_others(settings, context):
+    pool = ScriptedPool(write_two_checkpoints(settings, SMOLLM2.name))
+    pool.refuse = {GEMMA.name: BackboneError(f"No network. {ATTACK}")}
+    with serving(pool) as address:
+        app = App(context, address).open()
+        app.at("models").locator(".gd-s-error", has_text=f"No network. {ATTACK}").wait_for()
+        app.compare("Name a tree.")
+        app.says("Done: 6 healthy")
         app.close()
 
 
@@ -356,9 +396,9 @@ def test_stop_without_anything_to_stop_does_not_wait_for_it(app):
 
 
 def test_a_loop_is_marked_in_the_text_and_named_in_words(app, pool):
-    pool.script = {("base-standin", "full"): "Fruits. " + LOOP * 20}
+    pool.script = {("base", "full"): "Fruits. " + LOOP * 20}
     app.compare("Name three fruits.")
-    card = app.card("base-standin", "full")
+    card = app.card("base", "full")
     assert "■ degenerate" in card.locator(".gd-badge").inner_text()
     assert card.locator("mark[title^='loop:']").inner_text().startswith("Output: www.google.com\nOutput: www.google.com")
     flag = card.locator(".gd-flags li", has_text="loop")
@@ -372,12 +412,12 @@ def test_foreign_text_is_shown_and_never_run(app, pool):
     """In the instruction, the input, the reference, the answer, an error, and the name of a checkpoint folder."""
     nasty = f"{ATTACK} {TEMPLATES}"
     pool.says = lambda row, instruction: nasty
-    pool.script = {("base-standin", "gist"): Line("", error=f"Failed at {nasty}")}
+    pool.script = {("base", "gist"): Line("", error=f"Failed at {nasty}")}
     app.field("input").fill(nasty)
     app.field("reference").fill(nasty)
     app.compare(nasty)
     assert app.text("instruct", "full") == nasty
-    assert app.card("base-standin", "gist").locator(".gd-error").inner_text() == f"Failed at {nasty}"
+    assert app.card("base", "gist").locator(".gd-error").inner_text() == f"Failed at {nasty}"
     app.open_section("What the model sees")
     app.at("seen").locator(".gd-seen").first.wait_for()
     folder = pool.settings.shipped_checkpoints_dir / f"{ATTACK}{TEMPLATES}"
@@ -471,6 +511,37 @@ def test_a_reload_in_the_middle_ends_the_work_and_the_next_comparison_runs(app, 
     assert app.text("instruct", "full") == "instruct full k=4 heard: Name a tree."
 
 
+# --- backbones as rows -----------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_a_gist_is_a_row_that_says_so_where_a_gist_is_needed(app):
+    app.page.get_by_role("checkbox", name="Toy base", exact=True).uncheck()
+    app.page.get_by_role("checkbox", name=f"{GEMMA.title} (no gist)").check()
+    app.compare("Name a tree.")
+    assert app.text(GEMMA.name, "full") == f"{GEMMA.name} full k=4 heard: Name a tree."
+    absent = app.card(GEMMA.name, "gist")
+    assert absent.get_attribute("data-status") == "absent" and NO_GIST in absent.inner_text() and not absent.locator(".gd-badge").count()
+    assert app.page.locator(".gd-absent").count() == 1
+    app.says("Done: 5 healthy")
+    assert GEMMA.notice in app.at("notice").inner_text()
+
+
+def test_a_model_of_ones_own_becomes_a_row(app, tmp_path):
+    folder = str(save_toy(tmp_path / "my-model"))
+    app.open_section("Another model as a row")
+    app.field("model").fill("./nowhere")
+    app.at("add-model").click()
+    app.says("There is no checkpoint './nowhere'")
+    app.field("model").fill(folder)
+    app.at("add-model").click()
+    app.says("'my-model' is a row now; press Compare")
+    box = app.page.get_by_role("checkbox", name="my-model (no gist)")
+    box.wait_for()
+    assert box.is_checked()
+    app.compare("Name a tree.")
+    assert app.text(folder, "truncated").endswith("truncated k=4 heard: Name a tree.")
+
+
 # --- taking it along -------------------------------------------------------------------------------------------------
 
 
@@ -478,7 +549,7 @@ def test_a_link_restores_the_form(app, context):
     app.field("instruction").fill(f'Say "ü & {ATTACK}" = 100% #1 + 1')
     app.field("input").fill("line one\nline two")
     app.field("reference").fill("")
-    app.page.get_by_role("checkbox", name="Toy base stand-in").uncheck()
+    app.page.get_by_role("checkbox", name="Toy base", exact=True).uncheck()
     app.page.get_by_role("checkbox", name="No instruction").check()
     app.page.get_by_role("checkbox", name="Truncated").uncheck()
     app.at("k").locator("input[type=number]").fill("7")
@@ -526,7 +597,7 @@ def test_a_link_with_nonsense_opens_the_usual_page(served, pool, context):
 
 
 def test_the_download_is_what_is_on_the_screen(app, pool):
-    pool.script = {("base-standin", "full"): LOOP * 20, ("instruct", "full"): "Äpfel 🍎"}
+    pool.script = {("base", "full"): LOOP * 20, ("instruct", "full"): "Äpfel 🍎"}
     pool.script["instruct", "gist"] = Line("It be", error="out of memory")
     app.field("reference").fill("Apples.")
     app.compare("Name a fruit.")
@@ -640,9 +711,9 @@ def test_everything_that_is_read_stands_out_from_its_ground(served, pool, contex
     app = App(context, served[0]).open(f"?__theme={theme}")
     assert is_dark(app.page) == (theme == "dark")
     pool.script = {
-        ("base-standin", "full"): LOOP * 20,
-        ("base-standin", "gist"): f"Here is {ENDLESS} for you",
-        ("base-standin", "truncated"): Line("", error="out of memory"),
+        ("base", "full"): LOOP * 20,
+        ("base", "gist"): f"Here is {ENDLESS} for you",
+        ("base", "truncated"): Line("", error="out of memory"),
         ("instruct", "gist"): "The same.",
         ("instruct", "full"): "The same.",
     }
@@ -676,11 +747,13 @@ def test_every_field_and_button_has_a_name(app):
 @pytest.mark.timeout(600)
 def test_the_shipped_checkpoints_answer_in_the_real_app(browser, tmp_path):
     settings = Settings.from_env()
-    if not any((settings.cache_dir / "backbones").glob("*/config.json")):
-        pytest.skip(f"the embedded backbone is not in {settings.cache_dir}; `make backbone` fetches it")
-    usable = [entry for entry in list_checkpoints([settings.shipped_checkpoints_dir]) if entry.manifest and entry.manifest.max_k]
-    if not usable:
-        pytest.skip("no checkpoint with gist tokens is shipped yet")
+    usable = [row for row in list_rows(settings) if row.has_gist]
+    shown = [row for row in usable if row.name in DEFAULT_ROWS] or usable
+    if not shown:
+        pytest.skip("no checkpoint is shipped yet")
+    for row in shown:
+        if row.embedded and not is_ready(row.embedded, settings):
+            pytest.skip(f"{row.backbone} is not in {settings.cache_dir}; `make backbone` fetches it")
     port = free_port()
     with (tmp_path / "log.txt").open("w") as log:
         server = subprocess.Popen([sys.executable, "app.py", "--port", str(port)], cwd=PROJECT_DIR, stdout=log, stderr=log)
@@ -694,7 +767,7 @@ def test_the_shipped_checkpoints_answer_in_the_real_app(browser, tmp_path):
         app.at("limit").locator("input[type=number]").fill("24")
         app.at("limit").locator("input[type=number]").blur()
         app.compare("Name three fruits.")
-        assert app.page.locator(".gd-card").count() == 3 * len(usable)
+        assert app.page.locator(".gd-card").count() == 3 * len(shown)
         for card in app.page.locator(".gd-card").all():
             assert card.get_attribute("data-status") == "done" and not card.locator(".gd-error").count()
             assert card.locator(".gd-text").inner_text().strip() and card.locator(".gd-finish").count() == 1

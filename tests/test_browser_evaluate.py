@@ -40,8 +40,8 @@ def page(home, browser, tmp_path):  # noqa: F811
 
 
 def evaluate(page, data: str) -> None:
-    for name in ("base-standin", "instruct"):
-        page.locator("#gd-ev-checkpoints").get_by_label(name).uncheck()
+    for name in ("base", "instruct"):
+        page.locator("#gd-ev-checkpoints").get_by_label(name, exact=True).uncheck()
     page.locator("#gd-ev-ks").get_by_label("1", exact=True).check()
     page.locator("#gd-ev-data").get_by_role("textbox").fill(data)
     page.locator("#gd-ev-limit input").fill("6")

@@ -6,15 +6,17 @@ import dataclasses
 import json
 import random
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from scripted import write_checkpoint
 
 from gistdemo.checkpoint.manifest import read_manifest
-from gistdemo.checkpoint.registry import Entry
+from gistdemo.checkpoint.registry import Entry, ModelRow
 from gistdemo.conditions import CONDITIONS
 from gistdemo.grid import Cell, Piece, Snapshot
 from gistdemo.metrics import Diagnosis, Flag
+from gistdemo.model.embedded import GEMMA, SMOLLM2
 from gistdemo.prompts import Template
 from gistdemo.ui import cells, panels
 
@@ -105,6 +107,10 @@ def manifest(tmp_path):
     return read_manifest(write_checkpoint(tmp_path / "toy"))
 
 
+def row_of(manifest, name: str = "toy") -> ModelRow:
+    return ModelRow(name, manifest.backbone, Entry(name, Path(name), manifest, None))
+
+
 def spoiled(manifest, text: str):
     """The manifest with `text` in every string of it."""
     template = Template(*[text] * 6, stop=(text,))
@@ -134,7 +140,7 @@ def test_nothing_foreign_becomes_markup_in_the_grid(manifest, status, error):
     flags = tuple(flag(severity, (0, 40), NASTY, NASTY, "F3") for severity in ("fail", "warn", "info"))
     rouge = {"rouge1": 1.0, "rouge2": 2.0, "rougeL": 3.0}
     cell = Cell(NASTY, "gist", status, NASTY, error=error, diagnosis=Diagnosis("degenerate", flags), rouge=rouge)
-    for known in ({NASTY: spoiled(manifest, NASTY)}, {}):
+    for known in ({NASTY: row_of(spoiled(manifest, NASTY), NASTY)}, {NASTY: ModelRow(NASTY, NASTY)}, {}):
         page = Page(cells.grid(one(cell), known)).check()
         assert page.text.count(shown(NASTY)) >= (4 if error is None else 2)
         assert page.with_class("gd-card")[0]["data-checkpoint"] == shown(NASTY)
@@ -151,6 +157,23 @@ def test_nothing_foreign_becomes_markup_in_the_status_line():
     for kind in ("info", "busy", "error"):
         page = Page(panels.status(NASTY, 0.5, kind)).check()
         assert page.text == shown(NASTY) and page.found[0][1]["role"] == "status"
+
+
+def test_models_that_are_not_ready_have_a_line_each():
+    states = [("Downloading: 3 of 9 MB", 0.25, "busy"), (NASTY, None, "failed"), ("waiting", None, "busy")]
+    page = Page(panels.models(states)).check()
+    lines = page.with_class("gd-model")
+    assert [line["class"].split()[1] for line in lines] == ["gd-s-busy", "gd-s-error", "gd-s-busy"] and shown(NASTY) in page.text
+    assert len(page.with_class("gd-bar")) == 1 and "width:25%" in page.strings
+    assert panels.models([]) == ""
+
+
+def test_the_notice_of_a_licence_is_shown_once_and_where_it_is_asked_for(manifest, tmp_path):
+    notices = Page(panels.notices(["org/name", GEMMA.name, SMOLLM2.name, GEMMA.name])).check()
+    assert notices.text == GEMMA.notice and panels.notices([SMOLLM2.name, "toy"]) == ""
+    on_gemma = Entry("toy", tmp_path, dataclasses.replace(manifest, backbone=GEMMA.name), None)
+    assert GEMMA.notice in Page(panels.checkpoints([on_gemma])).check().text
+    assert "gd-notice" not in panels.checkpoints([Entry("toy", tmp_path, manifest, None)])
 
 
 def test_nothing_foreign_becomes_markup_in_the_checkpoints(manifest, tmp_path):
@@ -303,18 +326,40 @@ def test_text_of_any_direction_is_laid_out_by_its_own_first_letter_and_tokens_fr
 
 def test_the_grid_has_a_row_per_checkpoint_and_a_card_per_condition(manifest):
     everything = tuple(Cell(name, condition) for name in ("toy", "other") for condition in CONDITIONS)
-    page = Page(cells.grid(Snapshot(everything, "", None, False), {"toy": manifest})).check()
+    page = Page(cells.grid(Snapshot(everything, "", None, False), {"toy": row_of(manifest)})).check()
     assert len(page.with_class("gd-row")) == 2 and len(page.with_class("gd-card")) == 10
     assert "Toy toy" in page.text and "instruct" in page.text and "other" in page.text
     assert page.with_class("gd-grid")[0]["data-finished"] == "false"
 
 
+@pytest.mark.parametrize(("template", "kind"), [("plain", "base"), ("chatml", "instruct")])
+def test_a_row_says_what_kind_of_model_it_is_and_on_which_it_stands(manifest, template, kind):
+    made = dataclasses.replace(manifest, template=dataclasses.replace(manifest.template, name=template), backbone=GEMMA.name)
+    head = cells.row_head("toy", row_of(made))
+    assert f">{kind}<" in head and ">embeddings<" in head and f">{GEMMA.title}<" in head
+    assert ">toy<" in cells.row_head("toy", row_of(manifest)), "a model that is not embedded is named as it was given"
+
+
 @pytest.mark.parametrize(
-    ("stand_in", "template", "kind"), [(True, "plain", "base stand-in"), (False, "plain", "base"), (False, "chatml", "instruct")]
+    ("name", "title", "kind"),
+    [(SMOLLM2.name, SMOLLM2.title, "instruct"), (GEMMA.name, GEMMA.title, "base"), ("org/name", "name", None)],
 )
-def test_a_row_says_what_kind_of_model_it_is(manifest, stand_in, template, kind):
-    changed = dataclasses.replace(manifest, stand_in=stand_in, template=dataclasses.replace(manifest.template, name=template))
-    assert f">{kind}<" in cells.row_head("toy", changed)
+def test_a_backbone_as_a_row_says_that_it_has_no_gist(name, title, kind):
+    page = Page(cells.row_head(name, ModelRow(name, name))).check()
+    assert "no gist" in page.text and title in page.text and "without a gist" in page.text
+    assert len(page.with_class("gd-kind")) == (kind is not None) and (kind is None or kind in page.text)
+
+
+def test_a_cell_that_has_nothing_to_show_is_no_answer_and_no_failure():
+    page = Page(cells.card(Cell("toy", "gist", "done", note=NASTY))).check()
+    card = page.with_class("gd-absent")[0]
+    assert card["data-status"] == "absent" and card["data-condition"] == "gist" and page.text == f"Gist{shown(NASTY)}"
+    assert not page.with_class("gd-badge") and not page.with_class("gd-numbers") and not page.with_class("gd-error")
+
+
+def test_a_cell_that_waits_for_a_model_says_how_far_it_is():
+    page = Page(cells.card(Cell("toy", "full", note=NASTY))).check()
+    assert shown(NASTY) in page.text and page.with_class("gd-waiting") and not page.with_class("gd-absent")
 
 
 def test_invisible_tokens_are_made_visible():

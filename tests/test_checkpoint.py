@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from lab import EXAMPLES, Lab, add_random_adapter
-from oracle import lay_out, merged, one_pass
 
 from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, GIST_FILE, Manifest, describe_files, read_manifest
-from gistdemo.checkpoint.store import LoadedCheckpoint, attach, save_checkpoint
+from gistdemo.checkpoint.store import LoadedCheckpoint, attach, bare, save_checkpoint
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import CheckpointError
 from gistdemo.prompts import CHATML
@@ -30,7 +30,6 @@ def manifest(**changes) -> Manifest:
         "mode": "compressor",
         "backbone": "toy",
         "backbone_digest": DIGEST,
-        "stand_in": False,
         "template": CHATML,
         "max_k": 8,
         "trained_k": (1, 8),
@@ -50,7 +49,7 @@ def save(folder: Path, lab: Lab | None = None, **changes) -> Path:
     record = manifest(name=folder.name, **changes)
     adapters = {COMPRESSOR_DIR: "one"} if record.has_compressor else {}
     adapters |= {BACKBONE_ADAPTER_DIR: "two"} if record.has_backbone_adapter else {}
-    save_checkpoint(folder, record, lab.model, SLOTS if record.max_k else None, adapters, "# card\n")
+    save_checkpoint(folder, record, lab.model, SLOTS, adapters, "# card\n")
     return folder
 
 
@@ -78,7 +77,7 @@ def rewrite(folder: Path, change) -> None:
 # --- there and back ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("compressor", "backbone_adapter"), [(True, False), (False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("compressor", "backbone_adapter"), [(True, False), (False, False), (False, True)])
 def test_a_saved_checkpoint_comes_back_with_the_same_logits(tmp_path, compressor, backbone_adapter):
     folder = save(tmp_path / "demo", has_compressor=compressor, has_backbone_adapter=backbone_adapter)
     lab = Lab()
@@ -92,50 +91,9 @@ def test_a_saved_checkpoint_comes_back_with_the_same_logits(tmp_path, compressor
         add_random_adapter(source.model, name, seed)
     source.slots = SLOTS
     decode = "two" if backbone_adapter else None
-    if compressor and backbone_adapter:
-        source.model.adapters.add_sum("both", ["two", "one"])
-    compress = {(True, True): "both", (True, False): "one"}.get((compressor, backbone_adapter), decode)
+    compress = "one" if compressor else decode
     theirs = source.answer_logits("gist", EXAMPLES, [ANSWER] * 4, 8, compress, decode)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs, strict=True))
-
-
-def test_the_sum_of_backbone_adapter_and_compressor_equals_weights_with_both(tmp_path):
-    """Phase 1 runs on W + backbone adapter + compressor, phase 2 on W + backbone adapter: checked against multiplied-out weights."""
-    lab = Lab()
-    loaded = load(save(tmp_path / "demo", has_backbone_adapter=True), lab)
-    lab.slots = loaded.slots
-    source = Lab()
-    for seed, name in enumerate(("one", "two")):
-        add_random_adapter(source.model, name, seed)
-    row = lay_out(lab.encoder.encode(EXAMPLES[1]), "gist", SLOTS, ANSWER)
-    both = one_pass(merged(source.model, "one", "two"), [row]).logits[0][-4:-1]
-    summed = lab.answer_logits("gist", [EXAMPLES[1]], [ANSWER], 8, loaded.compress_adapter, loaded.compress_adapter)[0]
-    assert torch.allclose(summed, both, atol=2e-4)
-    backbone = one_pass(merged(source.model, "two"), [lay_out(lab.encoder.encode(EXAMPLES[1]), "full", SLOTS, ANSWER)]).logits[0][-4:-1]
-    full = lab.answer_logits("full", [EXAMPLES[1]], [ANSWER], 8, None, loaded.decode_adapter)[0]
-    assert torch.allclose(full, backbone, atol=2e-4)
-
-
-def test_adapters_of_other_ranks_and_layers_add_up_as_well():
-    lab = Lab()
-    lab.model.adapters.create("wide", 6, 3, ("gate_proj", "q_proj"), 0)
-    lab.model.adapters.create("small", 2, 8, ("q_proj", "o_proj"), 1)
-    with torch.no_grad():
-        for n, name in enumerate(("wide", "small")):
-            for parameter in lab.model.adapters.parameters(name).values():
-                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(n)) * 0.1)
-    lab.model.adapters.add_sum("sum", ["wide", "small"])
-    names = dict(lab.model.model.named_modules())
-    ids = torch.tensor([[1, 5, 9, 60]])
-    with torch.no_grad(), lab.model.adapters.using("sum"):
-        ours = lab.model.model(ids).logits
-    plain = Lab().model.model
-    with torch.no_grad():
-        for path, module in plain.named_modules():
-            for name, scale in (("wide", 3 / 6), ("small", 8 / 2)):
-                if hasattr(names[path], "lora_A") and name in names[path].lora_A:
-                    module.weight += scale * names[path].lora_B[name].weight @ names[path].lora_A[name].weight
-        assert torch.allclose(ours, plain(ids).logits, atol=1e-4)
 
 
 def test_equal_adapters_of_two_checkpoints_are_attached_once(tmp_path):
@@ -236,8 +194,9 @@ def test_another_format_is_refused_with_both_numbers(tmp_path, found):
         (lambda r: (r.pop("mode"), r.pop("max_k")), "manifest.json lacks mode, max_k"),
         (lambda r: r.update(trained_k=[float("inf")]), "a field of the wrong form"),
         (lambda r: r["files"].update({"x" * 300: r["files"]["gist.safetensors"]}), "a file cannot be read"),
-        (lambda r: r.update(mode="magic"), "mode is 'magic', allowed are lm, embeddings, joint, compressor"),
-        (lambda r: r.update(max_k=-1), "max_k is -1, allowed are 0 to 1024"),
+        (lambda r: r.update(mode="magic"), "mode is 'magic', allowed are embeddings, joint, compressor"),
+        (lambda r: r.update(max_k=0), "max_k is 0, allowed are 1 to 1024"),
+        (lambda r: r.update(has_backbone_adapter=True), "it has both a compressor and a tuned backbone; one of them is allowed"),
         (lambda r: r.update(max_k="8"), "max_k is '8'"),
         (lambda r: r.update(max_k=None), "max_k is None"),
         (lambda r: r.update(trained_k=4), "field of the wrong form"),
@@ -262,3 +221,42 @@ def test_a_manifest_with_a_missing_or_wrong_field_is_refused(tmp_path, change, w
     folder = save(tmp_path / "demo")
     rewrite(folder, change)
     assert words in refusal(folder)
+
+
+@pytest.mark.parametrize("fields", [{"mode": "lm", "max_k": 0}, {"stand_in": True}])
+def test_what_belonged_to_the_stand_in_of_earlier_versions_is_refused_in_one_line(tmp_path, fields):
+    folder = save(tmp_path / "demo")
+    rewrite(folder, lambda record: record.update(fields))
+    text = refusal(folder)
+    assert text.startswith("'demo' belongs to the stand-in for a base model that earlier versions had. Use the checkpoint 'base'")
+    assert text.endswith("and delete this folder.") and "\n" not in text
+
+
+def test_a_manifest_of_an_earlier_version_that_was_no_stand_in_is_still_read(tmp_path):
+    folder = save(tmp_path / "demo")
+    rewrite(folder, lambda record: record.update(stand_in=False))
+    assert read_manifest(folder) == dataclasses.replace(read_manifest(save(tmp_path / "other")), name="demo")
+
+
+def test_texts_are_kept_beside_the_weights_and_listed(tmp_path):
+    lab = Lab()
+    record = manifest(has_compressor=False, mode="embeddings")
+    save_checkpoint(tmp_path / "demo", record, lab.model, SLOTS, {}, "# card\n", texts={"LICENCE.txt": "Lizenz für alle 🎉\n"})
+    assert (tmp_path / "demo" / "LICENCE.txt").read_text(encoding="utf-8") == "Lizenz für alle 🎉\n"
+    assert set(read_manifest(tmp_path / "demo").files) == {GIST_FILE, "LICENCE.txt"}
+
+
+# --- a backbone as it is -------------------------------------------------------------------------------------------------
+
+
+def test_a_backbone_as_it_is_has_no_gist_and_shows_the_rest():
+    lab = Lab()
+    loaded = bare("org/name", lab.model, lab.encoder)
+    assert (loaded.name, loaded.manifest, loaded.anchored, loaded.slots.shape) == ("org/name", None, False, (0, 32))
+    for condition in ("full", "truncated", "none"):
+        row = loaded.row(loaded.plan(EXAMPLES[1], CONDITIONS[condition], 4))
+        assert (row.slots, row.compress_adapter, row.decode_adapter) == (None, None, None)
+        assert row.plan == lab.plan(condition, EXAMPLES[1])
+    for condition in ("gist", "blind"):
+        with pytest.raises(CheckpointError, match=r"^'org/name' is a backbone and has no gist tokens\. Choose full, truncated or none"):
+            loaded.plan(EXAMPLES[1], CONDITIONS[condition], 4)

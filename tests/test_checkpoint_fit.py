@@ -101,6 +101,35 @@ def test_broken_folders_are_listed_with_their_reason_beside_good_ones(tmp_path):
     assert entries[0].problem is None
 
 
+def test_a_folder_of_the_stand_in_that_earlier_versions_had_is_listed_as_broken_with_its_one_line(tmp_path):
+    save(tmp_path / "own" / "good")
+    for name, fields in (("standin", {"mode": "lm", "max_k": 0}), ("base-standin", {"stand_in": True})):
+        rewrite(save(tmp_path / "own" / name), lambda record, fields=fields: record.update(fields))
+    entries = {entry.name: entry for entry in list_checkpoints([tmp_path / "own"])}
+    assert next(iter(entries)) == "good" and entries["good"].manifest
+    for name in ("standin", "base-standin"):
+        assert entries[name].manifest is None
+        assert entries[name].problem.startswith(f"'{name}' belongs to the stand-in for a base model") and "\n" not in entries[name].problem
+    with pytest.raises(
+        CheckpointError, match=r"^Checkpoint 'standin' belongs to the stand-in .* Use the checkpoint 'base' or the backbone"
+    ):
+        find_checkpoint("standin", [tmp_path / "own"])
+
+
+def test_checkpoints_stand_by_mode_then_by_name_and_broken_ones_last(tmp_path):
+    """Gist vectors alone, then tuned with their gist, then compressors: the order in which a page shows them."""
+    none = {"has_compressor": False, "has_backbone_adapter": False}
+    for name, fields in (
+        ("a", {}),
+        ("b", none | {"mode": "joint", "has_backbone_adapter": True}),
+        ("z", none | {"mode": "embeddings"}),
+        ("c", none | {"mode": "embeddings"}),
+    ):
+        save(tmp_path / name, **fields)
+    (tmp_path / "0-broken").mkdir()
+    assert [entry.name for entry in list_checkpoints([tmp_path])] == ["c", "z", "b", "a", "0-broken"]
+
+
 def test_a_checkpoint_is_found_by_name_or_path_and_refused_with_its_reason(tmp_path):
     folder = save(tmp_path / "own" / "good")
     bad = save(tmp_path / "own" / "bad")
@@ -109,7 +138,7 @@ def test_a_checkpoint_is_found_by_name_or_path_and_refused_with_its_reason(tmp_p
     assert find_checkpoint(str(folder), []).folder == folder
     with pytest.raises(CheckpointError, match=r"^Checkpoint 'bad': gist\.safetensors is missing"):
         find_checkpoint("bad", [tmp_path / "own"])
-    with pytest.raises(CheckpointError, match=r"^There is no checkpoint 'gone'\. Available: good\. Give one of these names or the path"):
+    with pytest.raises(CheckpointError, match=r"^There is no checkpoint 'gone'\. Available: good\. Give one of these names, the path of a"):
         find_checkpoint("gone", [tmp_path / "own"])
 
 

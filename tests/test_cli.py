@@ -15,6 +15,7 @@ from gistdemo import __version__
 from gistdemo.cli import build_parser, main
 from gistdemo.errors import CheckpointError
 from gistdemo.generation import Sampling
+from gistdemo.model.embedded import SMOLLM2
 from gistdemo.settings import PROJECT_DIR, Settings
 
 COMMANDS = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
@@ -116,6 +117,13 @@ def test_compare_passes_every_setting_on(pool, capsys):
         assert record["prompt_tokens"] > len("1 2")
 
 
+def test_compare_shows_a_backbone_as_it_is(pool, capsys):
+    assert main(["compare", "Add.", "--checkpoint", SMOLLM2.name]) == 0
+    out = capsys.readouterr().out
+    assert f"== {SMOLLM2.name} / gist: nothing to show\nA backbone has no gist" in out
+    assert f"{SMOLLM2.name} full k=4 heard: Add." in out and "instruct" not in out.replace(SMOLLM2.name, "")
+
+
 def test_compare_succeeds_while_one_cell_at_least_does(pool, capsys):
     pool.script = {("instruct", "gist"): Line("", error="The model produced a value that is not a number for this row.")}
     assert main(["compare", "Add.", "--checkpoint", "instruct"]) == 0
@@ -130,7 +138,7 @@ def test_compare_succeeds_while_one_cell_at_least_does(pool, capsys):
 
 def test_an_unknown_checkpoint_is_one_line_with_the_names_that_exist(pool, refused):
     line = refused("compare", "Add.", "--checkpoint", "instruct", "--checkpoint", "nobody")
-    assert line.startswith("gistdemo: There is no checkpoint 'nobody'. Available: base-standin, instruct.")
+    assert line.startswith("gistdemo: There is no checkpoint 'nobody'. Available: base, instruct.")
     assert not pool.loaded
 
 
@@ -200,7 +208,7 @@ def test_an_interruption_is_no_traceback(pool, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    pool.checkpoint = interrupted
+    pool.row = interrupted
     monkeypatch.setattr("gistdemo.compare.compare", interrupted)
     assert main(["compare", "Add."]) == 130
     assert capsys.readouterr().err == "gistdemo: stopped\n"
@@ -211,15 +219,15 @@ def test_an_interruption_is_no_traceback(pool, monkeypatch, capsys):
 
 def test_checkpoints_lists_good_and_broken_ones(home, capsys):
     (home.shipped_checkpoints_dir / "half-copied").mkdir()
-    write_checkpoint(home.data_dir / "checkpoints" / "mine", max_k=0, mode="lm")
+    write_checkpoint(home.data_dir / "checkpoints" / "earlier", mode="lm")
     write_checkpoint(home.data_dir / "checkpoints" / "odd", recovery={"references": ["of another trainer"]})
     assert main(["checkpoints"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:6] == ["base-standin", "ok", "embeddings", "k", "1..16", "on"] and "(stand-in)" in lines[0]
+    assert lines[0].split()[:6] == ["base", "ok", "embeddings", "k", "1..16", "on"]
     assert lines[1].strip() == "recovery on references: k=4 0.50 (swapped 0.01)"
-    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [NAMES[0], "instruct", "half-copied", "mine", "odd"]
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == [NAMES[0], "instruct", "half-copied", "odd", "earlier"]
     assert any(line.startswith("half-copied") and "BROKEN  'half-copied' has no manifest.json" in line for line in lines)
-    assert any(line.startswith("mine") and "no gist" in line for line in lines)
+    assert any(line.startswith("earlier") and "BROKEN  'earlier' belongs to the stand-in for a base model" in line for line in lines)
 
 
 def test_checkpoints_shows_the_verdicts_of_an_evaluation_kept_beside_them(home, capsys):

@@ -11,12 +11,13 @@ from itertools import pairwise
 import pytest
 from scripted import KV_BYTES_PER_TOKEN, LOOP, NAMES, SLOTS, Line, ScriptedPool, write_checkpoint, write_two_checkpoints
 
-from gistdemo.compare import CONTROLS, compare, reusable
+from gistdemo.compare import CONTROLS, NO_GIST, compare, reusable
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import CheckpointError, PromptError, UsageError
 from gistdemo.generation import Sampling
 from gistdemo.grid import CompareRequest
 from gistdemo.metrics import rouge
+from gistdemo.model.embedded import GEMMA, SMOLLM2
 from gistdemo.prompts import Example
 
 ADD = Example("Add 1 and 1.", "", "The sum is 2.")
@@ -390,7 +391,7 @@ def test_an_unknown_checkpoint_fails_in_its_own_cells(pool):
     for (name, _), cell in cells.items():
         assert (cell.error is None) == (name == "instruct")
     error = cells["nobody", "full"].error
-    assert error.startswith("There is no checkpoint 'nobody'. Available: base-standin, instruct.") and "\n" not in error
+    assert error.startswith("There is no checkpoint 'nobody'. Available: base, instruct.") and "\n" not in error
 
 
 def test_a_folder_may_be_named_by_its_path(pool, tmp_path):
@@ -414,14 +415,14 @@ def test_a_broken_checkpoint_fails_only_in_its_cells(pool):
 
 def test_two_folders_of_one_name_fail_each_for_itself(pool, tmp_path):
     twin = write_checkpoint(tmp_path / "elsewhere" / NAMES[1])
-    loading = pool.checkpoint
+    loading = pool.row
 
-    def checkpoint(entry, progress=None):
-        if entry.folder == twin:
+    def row(shown, progress=None):
+        if shown.entry.folder == twin:
             raise CheckpointError("This twin does not fit.")
-        return loading(entry, progress)
+        return loading(shown, progress)
 
-    pool.checkpoint = checkpoint
+    pool.row = row
     cells = finished(asked(checkpoints=(str(twin), NAMES[1])), pool)
     assert {cells[str(twin), c].error for c in SHOWN} == {"This twin does not fit."}
     assert {cells[NAMES[1], c].error for c in SHOWN} == {None}
@@ -481,6 +482,63 @@ def test_errors_that_users_can_mend_are_not_logged(pool, caplog):
     shutil.rmtree(pool.settings.shipped_checkpoints_dir / NAMES[0])
     finished(asked(checkpoints=NAMES, k=99), pool)
     assert not caplog.records
+
+
+# --- backbones as rows ---------------------------------------------------------------------------------------------------
+
+
+def test_a_backbone_answers_as_it_is_and_has_nothing_to_show_where_a_gist_is_needed(pool):
+    cells = finished(asked(checkpoints=(SMOLLM2.name, "instruct"), conditions=CONDITIONS), pool)
+    for (name, condition), cell in cells.items():
+        if name == SMOLLM2.name and condition in ("gist", "blind"):
+            assert (cell.status, cell.note, cell.text, cell.error, cell.finish_reason) == ("done", NO_GIST, "", None, None)
+            assert cell.diagnosis is None and cell.rouge is None, "nothing was said, so nothing is judged"
+            assert cell.to_dict()["note"] == NO_GIST and cell.to_dict()["verdict"] is None
+        else:
+            assert cell.text == f"{name} {condition} k=4 heard: Add 1 and 1." and cell.note is None and cell.finish_reason == "eos"
+
+
+def test_a_backbone_is_shown_its_own_template(pool):
+    cells = finished(asked(checkpoints=(SMOLLM2.name, GEMMA.name), conditions=("full",)), pool)
+    seen = {name: "".join(t for piece in cell.pieces for t in piece.tokens) for (name, _), cell in cells.items()}
+    assert seen[GEMMA.name].startswith("Instruction: Add") and seen[SMOLLM2.name].startswith("<|im_start|>user\nAdd")
+
+
+def test_where_no_cell_has_anything_to_show_nothing_is_loaded(pool):
+    snapshots = run(asked(checkpoints=(SMOLLM2.name,), conditions=("gist", "blind")), pool)
+    assert not pool.loaded and snapshots[-1].finished and snapshots[-1].message == "Done"
+    assert {cell.note for cell in snapshots[-1].cells} == {NO_GIST}
+
+
+def test_what_a_backbone_cannot_show_is_not_taken_for_an_answer_when_k_moves(pool):
+    before, now = (asked(checkpoints=(SMOLLM2.name,), k=k) for k in (4, 8))
+    assert again(pool, before, now)[0] == ["full"]
+
+
+def test_a_model_that_is_being_loaded_holds_up_no_row_on_another(pool):
+    """Its cells say how far it is, and no longer once they are read."""
+    write_checkpoint(pool.settings.shipped_checkpoints_dir / "late", backbone="slow-toy")
+    pool.gated = {"slow-toy"}
+    pool.gate.clear()
+    waited = False
+    for snapshot in compare(asked(checkpoints=("instruct", "late")), pool, threading.Event(), 0.0):
+        ready, late = snapshot.cells[:3], snapshot.cells[3:]
+        if all(cell.status == "done" for cell in ready) and {cell.note for cell in late} == {"Reading the weights of slow-toy"}:
+            assert {cell.status for cell in late} == {"waiting"}
+            waited = True
+            pool.gate.set()
+    assert waited and snapshot.finished
+    assert {(cell.finish_reason, cell.note) for cell in snapshot.cells} == {("eos", None)}
+
+
+def test_stopping_takes_the_note_of_a_model_that_never_came_off_its_cells(pool):
+    pool.gate.clear()
+    stop = threading.Event()
+    for snapshot in compare(asked(), pool, stop, 0.02):
+        if snapshot.cells[0].note:
+            stop.set()
+    pool.gate.set()
+    assert {(cell.finish_reason, cell.note) for cell in snapshot.cells} == {("stopped", None)}
 
 
 # --- several at once -------------------------------------------------------------------------------------------------

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+from scripted import ScriptedPool, write_checkpoint, write_two_checkpoints
+from toy import save_toy
 
+from gistdemo.data.examples import ExampleSources
 from gistdemo.generation import Sampling
 from gistdemo.grid import Cell, CompareRequest, Snapshot
+from gistdemo.model.embedded import EMBEDDED, GEMMA, SMOLLM2
 from gistdemo.prompts import Example
 from gistdemo.ui.build import from_query
-from gistdemo.ui.compare_tab import Running, _export, _summary
+from gistdemo.ui.compare_tab import CompareTab, Running, _export, _summary
 
 FIELDS = ("instruction", "input", "reference", "checkpoints", "conditions", "k", "limit", "temperature", "top_p", "seed")
 
@@ -77,3 +82,69 @@ def test_the_summary_counts_verdicts_and_failures():
     cells = (Cell("one", "full", "done", error="out of memory"), Cell("one", "gist", "done"))
     assert _summary(Snapshot(cells, "Done", None, True)) == "Done: 1 failed"
     assert _summary(Snapshot((), "Stopped", None, True)) == "Stopped: nothing generated"
+
+
+def test_the_summary_does_not_count_cells_that_have_nothing_to_show():
+    assert (
+        _summary(Snapshot((Cell("one", "gist", "done", note="A backbone has no gist."),), "Done", None, True)) == "Done: nothing generated"
+    )
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def tab_of(settings, local: bool = True) -> CompareTab:
+    return CompareTab(settings, ScriptedPool(settings), ExampleSources(settings), local)
+
+
+@pytest.fixture
+def tab(settings) -> CompareTab:
+    return tab_of(write_two_checkpoints(settings))
+
+
+def test_checkpoints_and_embedded_models_are_offered_and_what_has_no_gist_says_so(tab):
+    (tab.settings.shipped_checkpoints_dir / "broken").mkdir()
+    assert [row.name for row in tab.rows_offered()] == ["base", "instruct", *EMBEDDED]
+    titles = ["Toy base", "Toy instruct", f"{SMOLLM2.title} (no gist)", f"{GEMMA.title} (no gist)"]
+    assert [title for title, _ in tab.checkpoint_choices()] == titles
+
+
+def test_only_the_embedded_models_that_are_chosen_are_offered(settings):
+    tab = tab_of(dataclasses.replace(settings, embedded=(GEMMA.name,)))
+    assert [row.name for row in tab.rows_offered()] == [GEMMA.name]
+
+
+def test_the_rows_at_the_start_are_the_three_that_tell_the_story_where_they_are_there(tab):
+    own = tab.settings.data_dir / "checkpoints"
+    write_checkpoint(own / "mine")
+    assert tab.default_rows() == ["base", "instruct"]
+    write_checkpoint(own / "base-joint")
+    assert tab.default_rows() == ["base", "base-joint", "instruct"]
+
+
+def test_without_them_the_rows_at_the_start_are_all_that_have_a_gist(settings):
+    write_checkpoint(settings.data_dir / "checkpoints" / "mine")
+    assert tab_of(settings).default_rows() == ["mine"]
+
+
+def test_a_backbone_added_by_hand_is_offered_chosen_and_compared(tab, tmp_path):
+    folder = str(save_toy(tmp_path / "toy-model"))
+    group, line = tab.add_row(f" {folder} ", ["instruct"])
+    assert group.value == ["instruct", folder] and ("toy-model (no gist)", folder) in group.choices
+    assert "&#x27;toy-model&#x27; is a row now" in line and tab.rows_offered()[-1].name == folder
+    again, _ = tab.add_row(folder, group.value)
+    assert again.value == ["instruct", folder] and len(tab.rows_offered()) == 5, "added once"
+    request = tab._request("Add.", "", "", [folder, "instruct"], ["gist", "full"], 4, 8, 0, 1, 0)
+    assert request.checkpoints == ("instruct", folder) and request.conditions == ("full", "gist")
+
+
+@pytest.mark.parametrize("name", ["", "nobody", "./nowhere", "instruct2"])
+def test_a_backbone_that_is_none_is_told_and_not_offered(tab, name):
+    group, line = tab.add_row(name, ["instruct"])
+    assert group == gr.skip() and "gd-s-error" in line and len(tab.rows_offered()) == 4
+
+
+def test_strangers_add_no_models_to_a_server(settings):
+    tab = tab_of(write_two_checkpoints(settings), local=False)
+    group, line = tab.add_row("org/name", ["instruct"])
+    assert group == gr.skip() and "only on your own machine" in line and len(tab.rows_offered()) == 4

@@ -15,7 +15,7 @@ from lessons import lesson, write_rows
 from toy import save_toy
 
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import find_checkpoint
+from gistdemo.checkpoint.registry import find_checkpoint, find_row
 from gistdemo.cli import build_parser, main
 from gistdemo.errors import DataError, UsageError, WorkStopped
 from gistdemo.evaluate import answers as answers_module
@@ -44,7 +44,7 @@ def made(tmp_path, settings):
 
 
 def subject(settings) -> Subject:
-    return Subject("made", *ModelPool(settings).checkpoint(find_checkpoint("made", settings.checkpoint_dirs)))
+    return Subject("made", *ModelPool(settings).row(find_row("made", settings)))
 
 
 def drawn(request, subject, **changes):
@@ -152,6 +152,32 @@ def test_several_checkpoints_stand_side_by_side_in_one_evaluation(made, settings
     assert len(by_name["made"]) == len(by_name["other"]) == 4 and set(results["recovery"]) == {"made", "other"}
     scores = [[e["rougeL"] for e in entries] for entries in by_name.values()]
     assert scores[0] == scores[1], "equal weights give equal figures"
+
+
+def test_a_backbone_is_measured_beside_a_checkpoint_where_it_needs_no_gist(made, settings, tmp_path):
+    """The decoder of a compressor is the backbone: where both can answer, they answer alike."""
+    request = dataclasses.replace(made, checkpoints=("made", str(tmp_path / "toy")), conditions=("full", "gist", "none", "blind"), ks=(4,))
+    told = []
+    results = evaluate(request, tmp_path / "out", settings, report=lambda *now: told.append(now))
+    found = {name: {e["condition"]: e for e in results["answers"] if e["checkpoint"] == name} for name in ("made", "toy")}
+    assert list(found["made"]) == ["full", "gist", "none", "blind"] and list(found["toy"]) == ["full", "none"]
+    assert [e["rougeL"] for e in found["toy"].values()] == [found["made"][name]["rougeL"] for name in ("full", "none")]
+    assert set(results["recovery"]) == {"made"} and results["request"]["checkpoints"] == ("made", "toy")
+    assert str(tmp_path) not in json.dumps(results), "no folder of this machine"
+    assert told[-1][0] == told[-1][1], "the bar reaches its end"
+
+
+def test_a_backbone_alone_can_be_measured_first(made, settings, tmp_path):
+    results = evaluate(dataclasses.replace(made, checkpoints=(str(tmp_path / "toy"),)), tmp_path / "out", settings)
+    assert {e["condition"] for e in results["answers"]} == {"full", "truncated", "none"} and results["recovery"] == {}
+    assert results["rows"] == len(ROWS) and json.loads((tmp_path / "out" / "eval_results.json").read_text())["rouge_scores"]["gist"] is None
+
+
+def test_a_backbone_where_only_a_gist_is_asked_for_is_refused(made, settings, tmp_path):
+    request = dataclasses.replace(made, checkpoints=(str(tmp_path / "toy"),), conditions=("gist",))
+    with pytest.raises(UsageError, match=r"None of .* has a gist, so nothing would be measured"):
+        evaluate(request, tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_are_found_read_and_exported(made, settings, tmp_path):

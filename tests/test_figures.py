@@ -61,12 +61,12 @@ def test_colours_stand_out_from_light_and_from_dark_paper(colour):
 
 
 def test_bars_show_means_intervals_and_counts():
-    joint, standin = figures.rouge_bars(evaluated.results(), 4).data
+    joint, base = figures.rouge_bars(evaluated.results(), 4).data
     assert joint.name == "joint" and list(joint.x) == ["Full", "Gist<br>k=4", "Truncated<br>k=4", "No<br>instruction", "Blind gist<br>k=4"]
     assert list(joint.y) == [35, 31.25, 15, 5, 4]
     assert list(joint.error_y.array) == list(joint.error_y.arrayminus) == [2] * 5
     assert joint.hovertext[1] == "Gist, k=4: 31.2 [29.2, 33.2], n = 4"
-    assert joint.marker.color != standin.marker.color
+    assert joint.marker.color != base.marker.color
     assert figures.rouge_bars(evaluated.results(), 4).layout.yaxis.title.text == "ROUGE-L, n = 4"
 
 
@@ -125,7 +125,7 @@ def test_verdicts_are_shares_of_all_answers_with_counts_on_hover():
     assert shares["degenerate"] == [0, 25, 0, 0, 0, 100, 0]
     assert all(sum(parts) == 100 for parts in zip(*shares.values(), strict=True))
     assert figure.data[2].hovertext[1] == "Gist, k=4, degenerate: 1 of 4"
-    assert [note.text for note in figure.layout.annotations] == ["<b>joint</b>", "<b>standin</b>"]
+    assert [note.text for note in figure.layout.annotations] == ["<b>joint</b>", "<b>base</b>"]
     assert len(set(figure.layout.yaxis.tickvals)) == 7, "bars of the same name stay apart"
     assert not {note.y for note in figure.layout.annotations} & set(figure.layout.yaxis.tickvals)
 

@@ -125,7 +125,7 @@ def test_the_page_shows_numbers_with_their_interval_and_count(page):
 
 
 def test_the_page_says_what_was_measured(page):
-    assert "4 rows of held_out.jsonl, greedy answers of joint, standin, at most 64 tokens each" in page.text
+    assert "4 rows of held_out.jsonl, greedy answers of joint, base, at most 64 tokens each" in page.text
     assert "with k = 1, 4." in page.text and "trained on" not in page.text
 
 
@@ -149,7 +149,7 @@ def test_verdicts_and_flags_are_counted_and_explained(page):
 
 
 def test_best_and_worst_rows_are_shown_with_all_their_texts(page):
-    joint = page.text[page.text.index("Row by row: joint, k = 4") : page.text.index("Row by row: standin, k = 4")]
+    joint = page.text[page.text.index("Row by row: joint, k = 4") : page.text.index("Row by row: base, k = 4")]
     best, worst = joint.split("Where the gist loses most against the full prompt")
     assert "Row 1 ROUGE-L +10.0 Instruction List three primary colours. Reference reference 0" in best and "Row 4" not in best
     assert worst.index("Row 4 ROUGE-L -20.0") < worst.index("Row 2 ROUGE-L -5.0") and "Row 3 " not in joint
@@ -157,7 +157,7 @@ def test_best_and_worst_rows_are_shown_with_all_their_texts(page):
 
 
 def test_the_page_says_how_to_reproduce_it(page):
-    for fact in ("python -m gistdemo eval joint standin --k 1 4", "sha256:0123abcd", "seed 7", "torch 2.13.0", "2026-11-23T05:00:00"):
+    for fact in ("python -m gistdemo eval joint base --k 1 4", "sha256:0123abcd", "seed 7", "torch 2.13.0", "2026-11-23T05:00:00"):
         assert fact in page.text
 
 
@@ -175,7 +175,7 @@ def test_without_the_rows_the_figures_are_still_reported():
 def test_an_evaluation_that_has_no_answers_is_reported_as_that():
     results = evaluated.results() | {"answers": [], "recovery": {}}
     page = Page(html_report(results, [], []))
-    assert "4 rows of held_out.jsonl: joint, standin. No answers were generated." in page.text
+    assert "4 rows of held_out.jsonl: joint, base. No answers were generated." in page.text
     assert "under these conditions" not in page.text and not page.text.count("Verdicts and flags")
     assert [line for line in markdown_table(results).splitlines() if line.startswith("|")] == markdown_table(results).splitlines()[:2]
 
@@ -223,9 +223,7 @@ def test_the_markdown_table_names_both_kinds_of_recovery_where_both_were_measure
 
 def test_the_markdown_table_says_how_to_reproduce_it():
     table = markdown_table(evaluated.results())
-    assert (
-        "- command: `python -m gistdemo eval joint standin --k 1 4`\n- rows: 4\n- digest of the rows: sha256:0123abcd\n- seed: 7\n" in table
-    )
+    assert "- command: `python -m gistdemo eval joint base --k 1 4`\n- rows: 4\n- digest of the rows: sha256:0123abcd\n- seed: 7\n" in table
     assert "- versions: gistdemo 0.1.0, torch 2.13.0\n- date: 2026-11-23T05:00:00+00:00\n" in table
 
 

@@ -8,12 +8,17 @@ import shlex
 import time
 
 import pytest
+from scripted import write_checkpoint
 
+from gistdemo.checkpoint.manifest import read_manifest
+from gistdemo.checkpoint.registry import Entry, ModelRow
 from gistdemo.cli import build_parser
+from gistdemo.errors import UsageError
 from gistdemo.jobs.estimate import estimate
 from gistdemo.jobs.progress import Progress
 from gistdemo.jobs.queue import Jobs
 from gistdemo.jobs.record import FOLLOWS, Job
+from gistdemo.model.embedded import EMBEDDED, GEMMA
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
 from gistdemo.ui import job_cards, plots
@@ -101,6 +106,12 @@ def test_the_settings_of_a_job_can_be_used_again(tab):
     assert dataclasses.replace(again, name="mine") == TrainConfig.from_dict(job.settings)
 
 
+def test_the_embedded_models_that_are_chosen_are_offered_as_backbones(tab):
+    assert tab._backbones() == list(EMBEDDED)
+    tab.settings = dataclasses.replace(tab.settings, embedded=(GEMMA.name,))
+    assert tab._backbones() == [GEMMA.name]
+
+
 # --- view ----------------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +170,28 @@ def test_figures_hold_what_was_measured_and_no_more_points_than_a_screen():
     low = plots.recovery_figure([{"step": 0, "evaluation": evaluation}]).data[0]
     assert list(low.y) == [plots.FLOOR] and list(low.customdata) == [-2.2], "in sight, and hovering tells its value"
     assert not plots.recovery_figure([]).data and not plots.loss_figure([]).data
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [
+        ({"mode": "compressor"}, ["mine"]),
+        ({"mode": "joint", "has_backbone_adapter": True}, ["mine", "toy"]),
+        ({"mode": "joint", "has_weights": True}, ["mine", "toy"]),
+    ],
+)
+def test_a_finished_checkpoint_is_compared_with_its_backbone(tab, monkeypatch, fields, rows):
+    """Where the decoder is the backbone itself, the checkpoint's own full prompt is the backbone; else it is a row of its own."""
+    made = read_manifest(write_checkpoint(tab.settings.data_dir / "checkpoints" / "mine"))
+    row = ModelRow("mine", "toy", Entry("mine", tab.settings.data_dir, dataclasses.replace(made, **fields), None))
+    monkeypatch.setattr("gistdemo.ui.train_tab.list_rows", lambda settings: [row, ModelRow("toy", "toy")])
+    job = Job("x-1", "train", "mine", {"name": "mine"}, state="done")
+    tab.chosen = lambda job_id: job
+    assert tab.to_compare("x-1") == rows
+    for other in (dataclasses.replace(job, state="running"), dataclasses.replace(job, settings={"name": "toy"}), None):
+        tab.chosen = lambda job_id, other=other: other
+        with pytest.raises(UsageError, match=r"has no checkpoint to compare \(yet\)"):
+            tab.to_compare("x-1")
 
 
 # --- estimate ------------------------------------------------------------------------------------------------------------

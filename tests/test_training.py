@@ -32,9 +32,6 @@ def test_the_loss_falls(tmp_path, settings, mode):
     learner, last = run(config, settings, tmp_path / "run")
     losses = [record["loss"] for record in records(tmp_path / "run")]
     assert len(losses) == 40 and losses[-1] < 0.9 * losses[0]
-    if mode == "lm":
-        before, after = (record["evaluation"]["held_out_nll"] for record in records(tmp_path / "run", "evaluation"))
-        assert after < before
     assert last["steps"] == 40 and learner.describe_data()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +15,20 @@ from test_training_whole import answers
 from toy import save_toy
 
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import find_checkpoint
+from gistdemo.checkpoint.registry import find_checkpoint, find_row
+from gistdemo.data.alpaca import instruction_mark, read_marks
 from gistdemo.errors import CheckpointError, DataError, TrainingError, UsageError
 from gistdemo.evaluate.recovery import measure_recovery
+from gistdemo.model.embedded import EMBEDDED
 from gistdemo.prompts import Example
+from gistdemo.settings import PROJECT_DIR
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop
 from gistdemo.train.objectives import TRAINED
-from gistdemo.train.presets import PRESETS, with_preset
+from gistdemo.train.presets import PRESETS, read_recipe, with_preset
 from gistdemo.train.rows import LONG_TOKENS
 from gistdemo.train.run import train, training_dtype
+from gistdemo.train.vocabulary import Part
 
 # --- joint ---------------------------------------------------------------------------------------------------------------
 
@@ -34,22 +39,11 @@ def test_joint_learns_eight_rows_by_heart_in_both_conditions(tmp_path, settings,
     config = lesson(tmp_path, "joint", steps=150, batch_size=8, ks=(4,), weights=weights, learning_rate=rate, evaluate_every=999)
     learner, _ = run(config, settings, tmp_path / "run")
     with torch.no_grad():
-        for logits, targets in (learner._gist_logits(learner.rows.train, 4), learner._full_logits(learner.rows.train)):
+        for logits, targets in (learner._gist_logits(learner.rows.train, 4, Part()), learner._full_logits(learner.rows.train, Part())):
             assert torch.nn.functional.cross_entropy(logits, targets) < reached
     adapter = None if weights == "all" else TRAINED
     figures = measure_recovery(learner.ground.model, learner.rows.train, learner.slots.detach(), (4,), adapter, adapter, anchored=True)
     assert 0.9 < figures["by_k"]["4"]["recovery"] < 1.1 and figures["by_k"]["4"]["swapped"] < 0.5
-
-
-def test_joint_on_a_stand_in_starts_from_a_copy_of_its_adapter(tmp_path, settings):
-    folder, shelf = save_toy(tmp_path / "toy"), settings.data_dir / "checkpoints"
-    train(lesson(tmp_path / "a", "lm", backbone=str(folder), name="base", steps=6), tmp_path / "run-a", settings, shelf / "base")
-    config = lesson(tmp_path / "b", "joint", backbone="base", name="healed", steps=1, learning_rate=1e-9, gist_learning_rate=1e-9)
-    train(config, tmp_path / "run-b", settings, shelf / "healed")
-    healed = find_checkpoint("healed", settings.checkpoint_dirs).manifest
-    assert (healed.stand_in, healed.has_backbone_adapter, healed.has_compressor) == (True, True, False)
-    assert answers(settings, "healed", "full", 0) == answers(settings, "base", "full", 0), "next to nothing was learnt"
-    assert answers(settings, "healed", "gist") != answers(settings, "base", "full", 0)
 
 
 def test_all_weights_are_kept_in_the_checkpoint_and_leave_the_backbone_alone(tmp_path, settings):
@@ -60,8 +54,8 @@ def test_all_weights_are_kept_in_the_checkpoint_and_leave_the_backbone_alone(tmp
     manifest = find_checkpoint("whole", settings.checkpoint_dirs).manifest
     assert manifest.has_weights and manifest.model_key != manifest.backbone
     pool = ModelPool(settings)
-    base, _ = pool.checkpoint(find_checkpoint("plain", settings.checkpoint_dirs))
-    tuned, loaded = pool.checkpoint(find_checkpoint("whole", settings.checkpoint_dirs))
+    base, _ = pool.row(find_row("plain", settings))
+    tuned, loaded = pool.row(find_row("whole", settings))
     assert tuned.model is not base.model and (loaded.compress_adapter, loaded.decode_adapter) == (None, None)
     assert answers(settings, "whole", "full", 0) != answers(settings, "plain", "full", 0)
     (shelf / "whole" / "weights.safetensors").write_bytes(b"cut")
@@ -69,20 +63,35 @@ def test_all_weights_are_kept_in_the_checkpoint_and_leave_the_backbone_alone(tmp
         find_checkpoint("whole", settings.checkpoint_dirs)
 
 
-def test_all_weights_on_a_tuned_backbone_are_refused(tmp_path, settings):
-    ground = toy_ground()
-    ground.model.adapters.create("tuned", 4, 4, ("q_proj",), 0)
-    with pytest.raises(DataError, match="weights 'all' needs a backbone without an adapter"):
-        objective(
-            lesson(tmp_path, "joint", weights="all"), settings, type(ground)(ground.model, ground.engine, ground.encoder, "x", "tuned")
-        )
-
-
 def test_a_share_of_joint_steps_sees_the_full_prompt(tmp_path, settings):
     learner = objective(lesson(tmp_path, "joint", full_share=0.5), settings)
     full = sum("full" in learner.loss(step)[1] for step in range(40))
     assert 10 < full < 30
     assert not any("full" in objective(lesson(tmp_path, "joint", full_share=0.0), settings).loss(step)[1] for step in range(5))
+
+
+def test_joint_can_be_taught_by_its_own_full_prompt(tmp_path, settings):
+    """Its KL is added with its weight; a step on the full prompt has nothing to learn from itself."""
+    shared = {"full_share": 0.0, "ks": (4,)}
+    plain = objective(lesson(tmp_path, "joint", **shared), settings).loss(0)
+    taught = objective(lesson(tmp_path, "joint", distillation_weight=2.5, **shared), settings).loss(0)
+    assert "kl" not in plain[1] and taught[1]["cross_entropy"] == pytest.approx(plain[1]["cross_entropy"])
+    assert taught[1]["kl"] > 0 and taught[0].item() == pytest.approx(plain[0].item() + 2.5 * taught[1]["kl"], rel=1e-5)
+    assert "kl" not in objective(lesson(tmp_path, "joint", distillation_weight=2.5, full_share=1.0), settings).loss(0)[1]
+
+
+def test_the_full_prompt_that_teaches_is_not_moved_towards_the_gist(tmp_path, settings):
+    """Slots and weights get the gradient of the gist's side alone: with the teacher as a constant it is the same."""
+    learner = objective(lesson(tmp_path, "joint", distillation_weight=1.0, full_share=0.0, ks=(4,)), settings)
+    weights = [p for group in learner.groups() for p in group["params"]]
+    found = torch.autograd.grad(learner.loss(0)[0], weights, allow_unused=True)
+    rows, _ = learner.rows.batch(0)
+    teacher = torch.log_softmax(learner._full_logits(rows, Part())[0].detach(), -1)
+    logits, targets = learner._gist_logits(rows, 4, Part())
+    soft = torch.nn.functional.kl_div(torch.log_softmax(logits, -1), teacher, log_target=True, reduction="batchmean")
+    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets) + soft, weights, allow_unused=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None) == (theirs is None) and (ours is None or torch.allclose(ours, theirs, atol=1e-6))
 
 
 # --- loop ----------------------------------------------------------------------------------------------------------------
@@ -207,6 +216,17 @@ def test_joined_text_gives_the_same_full_prompt(lab):
     assert lab.encoder.encode(joined).count("instruction") > lab.encoder.encode(example).count("instruction")
 
 
+# --- rows held out by their mark -------------------------------------------------------------------------------------------
+
+
+def test_marked_instructions_are_not_trained_on_and_leave_the_validation_alone(tmp_path, settings):
+    path = tmp_path / "held-out.txt"
+    path.write_text("".join(f"{instruction_mark(Example(text))}\n" for text in (ROWS[0][0].upper(), ROWS[3][0], HELD[0][0])))
+    learner = objective(lesson(tmp_path, "embeddings", held_out=str(path)), settings)
+    wanted = {instruction_mark(Example(instruction)) for n, (instruction, _) in enumerate(ROWS) if n not in (0, 3)}
+    assert learner.rows.marks == wanted and len(learner.rows.train) == 6 and len(learner.rows.held) == len(HELD)
+
+
 # --- presets, precision --------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +240,29 @@ def test_every_preset_is_a_whole_set_of_settings_and_yields_to_what_is_given(nam
 def test_an_unknown_preset_is_refused():
     with pytest.raises(UsageError, match=r"Preset 'fast' is not known\. Choose one of quick, standard, paper, earlier-experiment"):
         with_preset("fast", {})
+
+
+RECIPES = sorted((PROJECT_DIR / "assets" / "recipes").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_whole_set_of_settings_of_the_checkpoint_it_names(path, settings):
+    values = read_recipe(path.stem, settings)
+    config = with_preset("", values | {"data": "d.jsonl"})
+    assert config.name == path.stem and config.backbone in EMBEDDED and config.title and config.summary
+    assert not config.held_out or read_marks(Path(config.held_out))
+    assert read_recipe(str(path), settings) == values, "by its path as well"
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "cannot be read"), ("{", "cannot be read"), ("[]", "holds a JSON list")])
+def test_a_recipe_that_is_none_is_refused_with_those_that_exist(tmp_path, settings, content, words):
+    path = tmp_path / "mine.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=words):
+        read_recipe(str(path), settings)
+    with pytest.raises(UsageError, match=f"Give one of {', '.join(path.stem for path in RECIPES)}, or the path of a JSON file"):
+        read_recipe("gone", settings)
 
 
 def test_the_earlier_setting_cannot_move_the_vector(tmp_path, settings):
@@ -261,7 +304,7 @@ def test_a_changed_answer_token_changes_nothing_before_it(tmp_path, settings, mo
         answer = list(row.answer)
         answer[at] = (answer[at] + 7) % 50
         changed = dataclasses.replace(row, answer=tuple(answer))
-        for logits in (lambda r: learner._gist_logits([r], 4)[0], lambda r: learner._full_logits([r])[0]):
+        for logits in (lambda r: learner._gist_logits([r], 4, Part())[0], lambda r: learner._full_logits([r], Part())[0]):
             before, after = logits(row), logits(changed)
             assert torch.equal(before[: at + 1], after[: at + 1])
             assert at + 1 == len(before) or not torch.equal(before[at + 1 :], after[at + 1 :])

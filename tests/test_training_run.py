@@ -84,6 +84,17 @@ def test_a_run_that_was_killed_and_resumed_equals_the_unbroken_one_step_by_step(
         assert torch.equal(a, b)
 
 
+def test_a_resumed_run_draws_the_tokens_that_the_unbroken_one_drew(tmp_path, settings):
+    config = lesson(tmp_path, "joint", sampled_vocabulary=20, distillation_weight=0.5)
+    run(config, settings, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(config, settings, tmp_path / "cut", Wrapped(objective(config, settings), 6, kill))
+    run(config, settings, tmp_path / "cut")
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+    run(lesson(tmp_path, "joint", distillation_weight=0.5), settings, tmp_path / "all")
+    assert records(tmp_path / "all") != records(tmp_path / "whole"), "the sample changes the losses, or this test proves little"
+
+
 def test_a_finished_run_is_not_run_again(tmp_path, settings):
     config = lesson(tmp_path, "embeddings")
     _, last = run(config, settings, tmp_path / "run")

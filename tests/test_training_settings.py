@@ -31,10 +31,11 @@ def test_every_setting_that_is_not_allowed_is_named_at_once():
         ks=(4, 2),
         evaluate_rows=1,
         warmup_steps=-1,
-        sequence_tokens=4,
+        distillation_weight=-0.5,
+        sampled_vocabulary=-1,
     )
     parts = [
-        "mode is 'magic', allowed are lm, embeddings, joint, compressor",
+        "mode is 'magic', allowed are embeddings, joint, compressor",
         "name is '../up'",
         "steps is 0, allowed are 1 or more",
         "batch_size is -1",
@@ -44,7 +45,8 @@ def test_every_setting_that_is_not_allowed_is_named_at_once():
         "ks is (4, 2), allowed are rising whole numbers from 1 to 64",
         "evaluate_rows is 1, allowed are 2 or more",
         "warmup_steps is -1, allowed are 0 or more",
-        "sequence_tokens is 4",
+        "distillation_weight is -0.5, allowed are 0 to 100",
+        "sampled_vocabulary is -1, allowed are 0 or more",
     ]
     assert text.startswith("Training settings: ") and [part for part in parts if part not in text] == []
     assert text.count(";") == len(parts) - 1, "and nothing else is complained about"
@@ -72,7 +74,7 @@ def test_settings_survive_a_round_through_json(tmp_path):
 
 def test_unknown_and_missing_settings_are_named():
     with pytest.raises(UsageError, match=r"^Training settings: unknown colour, size; missing name, data\.$"):
-        TrainConfig.from_dict({"mode": "lm", "colour": 1, "size": 2})
+        TrainConfig.from_dict({"mode": "joint", "colour": 1, "size": 2})
 
 
 # --- order of rows -------------------------------------------------------------------------------------------------------

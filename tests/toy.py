@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")  # ids 0, 1, 2, as in SmolLM2
 CHAT_TEMPLATE = (
@@ -68,6 +68,37 @@ def toy_model(seed: int = 0, vocab_size: int = 259) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(toy_config(vocab_size)).eval().requires_grad_(False)
+
+
+def toy_gemma(window: int, seed: int = 0) -> Gemma3ForCausalLM:
+    """A toy Gemma 3: most layers slide, embeddings are scaled inside their module, the head is tied, heads are wider than E / heads."""
+    config = Gemma3TextConfig(
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=24,
+        query_pre_attn_scalar=6,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        sliding_window=window,
+        max_position_embeddings=4096,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Gemma3ForCausalLM(config).eval().requires_grad_(False)
+    for layer in model.model.layers:  # sharper and louder attention, so that answers vary with the prompt instead of repeating one token
+        layer.post_attention_layernorm.weight += 2.0
+        layer.self_attn.q_norm.weight += 0.5
+        layer.self_attn.k_norm.weight += 0.5
+    return model
 
 
 def save_toy(folder: Path, seed: int = 0, chat: bool = True) -> Path:

@@ -2,11 +2,12 @@
 
 checkpoints/NAME/
   manifest.json        this module's record: backbone digest, template, slots, files with sha256, training, recovery
-  gist.safetensors     "slots": (K, E), the gist vectors (absent in mode `lm`)
+  gist.safetensors     "slots": (K, E), the gist vectors
   adapter/             optional LoRA in PEFT's format, on in phase 1 only (the compressor)
   weights.safetensors  optional: all weights of a backbone that was trained whole, instead of the backbone's own
-  backbone_adapter/    optional LoRA in PEFT's format, on in both phases (a tuned or stand-in backbone)
-  trained_rows.txt     marks of the instructions trained on (see `instruction_mark`), one per line; absent in mode `lm`
+  backbone_adapter/    optional LoRA in PEFT's format, on in both phases (a backbone tuned together with its gist)
+  trained_rows.txt     marks of the instructions trained on (see `instruction_mark`), one per line
+  LICENCE*.txt, NOTICE.txt  terms of the backbone that must travel with what is made from it
   README.md            the card
 """
 
@@ -24,7 +25,7 @@ from gistdemo.errors import CheckpointError
 from gistdemo.prompts import Template
 
 FORMAT = 1
-MODES = ("lm", "embeddings", "joint", "compressor")
+MODES = ("embeddings", "joint", "compressor")
 GIST_FILE = "gist.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 ROWS_FILE = "trained_rows.txt"
@@ -38,8 +39,7 @@ NAME_RULE = "up to 60 letters, digits, '-', '_' and '.' (not '-' or '.' in front
 class Manifest:
     """One checkpoint.
 
-    backbone / backbone_digest: which weights it was trained on. stand_in: true where the backbone imitates another model.
-    max_k: number of slots (0 in mode `lm`); trained_k: the budgets seen in training.
+    backbone / backbone_digest: which weights it was trained on. max_k: number of slots; trained_k: the budgets seen in training.
     anchored: slots start from the mean embeddings of stretches of the instruction (see `Compression`), not from their vector alone.
     files: relative path -> {"sha256", "bytes"}. training, recovery: as written by the trainer, for people and for the page.
     """
@@ -50,7 +50,6 @@ class Manifest:
     mode: str
     backbone: str
     backbone_digest: str
-    stand_in: bool
     template: Template
     max_k: int
     trained_k: tuple[int, ...]
@@ -119,6 +118,11 @@ def _parse(record: Any, name: str) -> Manifest:
         raise CheckpointError(
             f"'{name}': manifest format is {found!r}; this version reads format {FORMAT}. Train it again or update gistdemo."
         )
+    if record.get("mode") == "lm" or record.get("stand_in"):
+        raise CheckpointError(
+            f"'{name}' belongs to the stand-in for a base model that earlier versions had. Use the checkpoint 'base' or the backbone "
+            "'gemma-3-270m', a real base model, and delete this folder."
+        )
     fields = {f.name: f for f in dataclasses.fields(Manifest)}
     missing = [n for n, f in fields.items() if n not in record and f.default is f.default_factory]
     if missing:
@@ -151,9 +155,11 @@ def _check_values(manifest: Manifest) -> None:
             raise ValueError(f"files lists {name!r} as {expected!r}")
     if manifest.mode not in MODES:
         raise ValueError(f"mode is {manifest.mode!r}, allowed are {', '.join(MODES)}")
-    if not isinstance(manifest.max_k, int) or not 0 <= manifest.max_k <= 1024:
-        raise ValueError(f"max_k is {manifest.max_k!r}, allowed are 0 to 1024")
-    needed = [name for name, there in ((GIST_FILE, manifest.max_k), (WEIGHTS_FILE, manifest.has_weights)) if there]
+    if not isinstance(manifest.max_k, int) or not 1 <= manifest.max_k <= 1024:
+        raise ValueError(f"max_k is {manifest.max_k!r}, allowed are 1 to 1024")
+    if manifest.has_compressor and manifest.has_backbone_adapter:
+        raise ValueError("it has both a compressor and a tuned backbone; one of them is allowed")
+    needed = [GIST_FILE, *([WEIGHTS_FILE] if manifest.has_weights else [])]
     for present, folder in ((manifest.has_compressor, COMPRESSOR_DIR), (manifest.has_backbone_adapter, BACKBONE_ADAPTER_DIR)):
         needed += [f"{folder}/adapter_config.json", f"{folder}/adapter_model.safetensors"] if present else []
     for name in needed:

@@ -1,4 +1,7 @@
-"""Finds the gist checkpoints of this installation. Broken ones are listed with their reason; they never hide the others."""
+"""Finds what a row can show: the gist checkpoints of this installation, and backbones as they are.
+
+Broken checkpoints are listed with their reason; they never hide the others.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from typing import Any
 
 from gistdemo.checkpoint.manifest import MODES, Manifest, read_json, read_manifest
 from gistdemo.errors import CheckpointError, one_line
+from gistdemo.model.embedded import EMBEDDED, EmbeddedModel, chosen
+from gistdemo.model.fetching import HUB_ID
+from gistdemo.settings import Settings
 
 EVALUATION_FILE = "evaluation.json"
+BACKBONE_SUMMARY = "The model as it is, without a gist."
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,81 @@ class Entry:
         return (self.manifest.recovery if self.manifest else {}) | (later if isinstance(later, dict) else {})
 
 
+@dataclass(frozen=True)
+class ModelRow:
+    """What one row shows: a usable checkpoint, or (entry None) a backbone as it is, which has no gist.
+
+    name: the checkpoint's or the backbone's. backbone: an embedded model, a hub id or a folder.
+    """
+
+    name: str
+    backbone: str
+    entry: Entry | None = None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        return self.entry.manifest if self.entry else None
+
+    @property
+    def model_key(self) -> str:
+        """Names the weights that must be in memory: rows with equal keys share one model, and one batch."""
+        return self.manifest.model_key if self.manifest else self.backbone
+
+    @property
+    def embedded(self) -> EmbeddedModel | None:
+        """The record of its backbone, where that is an embedded model."""
+        return EMBEDDED.get(self.backbone)
+
+    @property
+    def has_gist(self) -> bool:
+        return self.manifest is not None
+
+    @property
+    def title(self) -> str:
+        if self.manifest:
+            return self.manifest.title
+        return self.embedded.title if self.embedded else Path(self.backbone).name
+
+    @property
+    def summary(self) -> str:
+        return self.manifest.summary if self.manifest else BACKBONE_SUMMARY
+
+    @property
+    def mode(self) -> str:
+        return self.manifest.mode if self.manifest else "no gist"
+
+    @property
+    def kind(self) -> str:
+        """ "base" or "instruct"; "" for a backbone that tells only when it is loaded."""
+        if self.manifest:
+            return "base" if self.manifest.template.name == "plain" else "instruct"
+        return self.embedded.kind if self.embedded else ""
+
+
+def list_rows(settings: Settings) -> list[ModelRow]:
+    """Usable checkpoints, in the order of `list_checkpoints`, then the embedded models as they are."""
+    made = [ModelRow(e.name, e.manifest.backbone, e) for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest]
+    names = {row.name for row in made}
+    return [*made, *(ModelRow(model.name, model.name) for model in chosen(settings) if model.name not in names)]
+
+
+def find_row(name: str, settings: Settings) -> ModelRow:
+    """The checkpoint of a name or path, else the backbone of that name: an embedded model, a folder, a hub id.
+
+    Raises: CheckpointError: there is neither, or the checkpoint is broken (with the reason).
+    """
+    entries = {entry.name: entry for entry in list_checkpoints(settings.checkpoint_dirs)}
+    if name not in entries:
+        is_folder = os.path.isfile(os.path.join(name, "config.json"))  # False for names no path can have
+        if name in EMBEDDED or is_folder or (HUB_ID.fullmatch(name) and not os.path.isdir(name)):
+            return ModelRow(name, name)
+    entry = find_checkpoint(name, settings.checkpoint_dirs)
+    return ModelRow(entry.name, entry.manifest.backbone, entry)
+
+
 def list_checkpoints(folders: Sequence[Path]) -> list[Entry]:
-    """Every sub-folder of the given folders: folder by folder, within one by mode as in MODES (backbones, gist vectors alone, tuned
-    with their gist, compressors), then by name; broken ones last. The first of a name wins. Reads files, loads no model."""
+    """Every sub-folder of the given folders: folder by folder, within one by mode as in MODES (gist vectors alone, tuned with their
+    gist, compressors), then by name; broken ones last. The first of a name wins. Reads files, loads no model."""
     found: dict[str, Entry] = {}
     for parent in folders:
         folders_here = [p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")] if parent.is_dir() else []
@@ -61,9 +140,10 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:
     entries = {entry.name: entry for entry in list_checkpoints(folders)}
     entry = entries.get(name) or (_entry(Path(name)) if os.path.isdir(name) else None)  # isdir: False for names no path can have
     if entry is None:
-        known = ", ".join(n for n, e in entries.items() if e.manifest and e.manifest.max_k) or "none"
+        known = ", ".join(n for n, e in entries.items() if e.manifest) or "none"
         raise CheckpointError(
-            f"There is no checkpoint '{name}'. Available: {known}. Give one of these names or the path of a checkpoint folder."
+            f"There is no checkpoint '{name}'. Available: {known}. Give one of these names, the path of a checkpoint folder, or, for a "
+            f"model as it is, {' or '.join(EMBEDDED)}, a hub id such as 'org/name' or a model folder."
         )
     if entry.manifest is None:
         raise CheckpointError(f"Checkpoint {entry.problem}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,31 +34,48 @@ from gistdemo.prompts import Example, PromptEncoder, PromptPlan, plan
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A checkpoint attached to its backbone, ready to make engine rows. slots: (K, E) fp32."""
+    """A checkpoint attached to its backbone, ready to make engine rows; or (manifest None) the backbone as it is, without slots.
 
-    manifest: Manifest
+    slots: (K, E) fp32, K = 0 without a gist.
+    """
+
+    name: str
+    manifest: Manifest | None
     model: GistModel
     encoder: PromptEncoder
     slots: Tensor
-    compress_adapter: str | None
-    decode_adapter: str | None
+    compress_adapter: str | None = None
+    decode_adapter: str | None = None
+
+    @property
+    def anchored(self) -> bool:
+        return self.manifest is not None and self.manifest.anchored
 
     def plan(self, example: Example, condition: Condition, k: int) -> PromptPlan:
         """What a condition gives to the model for an example.
 
-        Raises: CheckpointError: a gist of more tokens than the checkpoint has. PromptError: see `PromptEncoder.encode`.
+        Raises: CheckpointError: a gist of more tokens than the checkpoint has, or of a backbone. PromptError: see `PromptEncoder.encode`.
         """
+        if condition.gist_from and self.manifest is None:
+            raise CheckpointError(
+                f"'{self.name}' is a backbone and has no gist tokens. Choose full, truncated or none, or train a gist for it."
+            )
         if condition.gist_from and k > len(self.slots):
             raise CheckpointError(
-                f"Checkpoint '{self.manifest.name}' has {len(self.slots)} gist tokens but {k} were asked for. "
+                f"Checkpoint '{self.name}' has {len(self.slots)} gist tokens but {k} were asked for. "
                 f"Choose k up to {len(self.slots)}, or train one with more."
             )
-        return plan(self.encoder.encode(example), condition, k, self.manifest.anchored)
+        return plan(self.encoder.encode(example), condition, k, self.anchored)
 
     def row(self, plan: PromptPlan) -> EngineRow:
         """The engine row of a plan made by `plan`."""
         slots = None if plan.compress_ids is None else self.slots[: plan.k]
         return EngineRow(plan, self.encoder.stop_ids, slots, self.compress_adapter, self.decode_adapter)
+
+
+def bare(name: str, model: GistModel, encoder: PromptEncoder) -> LoadedCheckpoint:
+    """A backbone as it is, as a row of its own."""
+    return LoadedCheckpoint(name, None, model, encoder, torch.zeros(0, model.config.hidden_size))
 
 
 def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEncoder, digest: str) -> LoadedCheckpoint:
@@ -73,7 +90,7 @@ def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEn
         )
     width = model.config.hidden_size
     try:
-        slots = load_file(folder / GIST_FILE)["slots"].float() if manifest.max_k else torch.zeros(0, width)
+        slots = load_file(folder / GIST_FILE)["slots"].float()
     except (SafetensorError, KeyError, OSError) as error:
         raise CheckpointError(
             f"Checkpoint '{manifest.name}': {GIST_FILE} cannot be read ({error}). Copy the checkpoint folder again."
@@ -83,7 +100,7 @@ def attach(manifest: Manifest, folder: Path, model: GistModel, encoder: PromptEn
             f"Checkpoint '{manifest.name}': gist vectors have shape {tuple(slots.shape)}, expected {(manifest.max_k, width)}. Copy the folder again."
         )
     compress, decode = _attach_adapters(manifest, folder, model)
-    return LoadedCheckpoint(manifest, model, encoder, slots.to(model.device), compress, decode)
+    return LoadedCheckpoint(manifest.name, manifest, model, encoder, slots.to(model.device), compress, decode)
 
 
 def load_weights(manifest: Manifest, folder: Path, model: Any) -> None:
@@ -103,7 +120,10 @@ def load_weights(manifest: Manifest, folder: Path, model: Any) -> None:
 
 
 def _attach_adapters(manifest: Manifest, folder: Path, model: GistModel) -> tuple[str | None, str | None]:
-    """Names of the adapters of phase 1 and phase 2. Named by content, so that equal adapters are attached once."""
+    """Names of the adapters of phase 1 and phase 2. Named by content, so that equal adapters are attached once.
+
+    A checkpoint has one at most: a compressor, on in phase 1 only, or a tuned backbone's, on in both.
+    """
 
     def attach_one(sub: str) -> str:
         name = "a" + manifest.files[f"{sub}/adapter_model.safetensors"]["sha256"][:16]
@@ -115,48 +135,43 @@ def _attach_adapters(manifest: Manifest, folder: Path, model: GistModel) -> tupl
             ) from error
         return name
 
-    decode = attach_one(BACKBONE_ADAPTER_DIR) if manifest.has_backbone_adapter else None
-    if not manifest.has_compressor:
-        return decode, decode
-    compressor = attach_one(COMPRESSOR_DIR)
-    if decode is None:
-        return compressor, None
-    both = f"{decode}_{compressor}"
-    model.adapters.add_sum(both, [decode, compressor])
-    return both, decode
+    if manifest.has_compressor:
+        return attach_one(COMPRESSOR_DIR), None
+    tuned = attach_one(BACKBONE_ADAPTER_DIR) if manifest.has_backbone_adapter else None
+    return tuned, tuned
 
 
 def save_checkpoint(
     folder: Path,
     manifest: Manifest,
     model: GistModel,
-    slots: Tensor | None,
-    adapters: dict[str, Any],
+    slots: Tensor,
+    adapters: dict[str, str],
     card: str,
     marks: Collection[str] = (),
+    texts: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Write a checkpoint folder and check it by reading it back.
 
-    slots: (K, E), stored as fp16; None in mode `lm`. adapters: sub-folder name -> adapter name on the model, or a folder
-    to copy. marks: of the instructions trained on. manifest.has_weights: the model's own weights are stored too, as fp16. manifest.files is filled in here.
+    slots: (K, E), stored as fp16. adapters: sub-folder name -> adapter name on the model. marks: of the instructions trained on.
+    texts: file name -> text, such as the licence of the backbone. manifest.has_weights: the model's own weights are stored too, as
+    fp16. manifest.files is filled in here.
     Replaces an older folder of that name only once the new one is complete.
     """
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        if slots is not None:
-            save_file({"slots": slots.detach().half().cpu().contiguous()}, building / GIST_FILE)
+        save_file({"slots": slots.detach().half().cpu().contiguous()}, building / GIST_FILE)
         if manifest.has_weights:
             weights = {name: p.detach().half().cpu().contiguous() for name, p in model.model.named_parameters()}  # tied ones once
             save_file(weights, building / WEIGHTS_FILE)
         if marks:
             (building / ROWS_FILE).write_text("".join(f"{mark}\n" for mark in sorted(marks)), encoding="ascii")
-        for sub, source in adapters.items():
-            if isinstance(source, Path):
-                shutil.copytree(source, building / sub)
-            else:
-                model.adapters.save(source, building / sub)
+        for sub, adapter in adapters.items():
+            model.adapters.save(adapter, building / sub)
+        for name, text in (texts or {}).items():
+            (building / name).write_text(text, encoding="utf-8")
         complete = dataclasses.replace(manifest, files=describe_files(building))
         describe(building, complete, card)
         read_manifest(building)

@@ -45,9 +45,9 @@ def _checkpoints(args, settings: Settings) -> int:
             print(f"{entry.name:<16} BROKEN  {entry.problem}")
             continue
         m = entry.manifest
-        budget = f"k 1..{m.max_k}" if m.max_k else "no gist"
+        budget = f"k 1..{m.max_k}"
         print(
-            f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}{' (stand-in)' if m.stand_in else ''}"
+            f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}"
             f"{_recovery_text(entry.recovery())}{_verdicts_text(entry.evaluation())}"
         )
     if not entries:

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 
-from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
+from gistdemo.checkpoint.registry import find_row, list_rows
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.settings import Settings
 
@@ -16,7 +16,12 @@ def add(commands) -> None:
     p.add_argument("instruction", help="what the model should do")
     p.add_argument("--input", default="", help="text the instruction works on")
     p.add_argument("--reference", default="", help="a reference answer, for ROUGE")
-    p.add_argument("--checkpoint", action="append", metavar="NAME", help="name or folder; repeat for several (default: all usable ones)")
+    p.add_argument(
+        "--checkpoint",
+        action="append",
+        metavar="NAME",
+        help="checkpoint, or a backbone as it is (embedded model, hub id, folder); repeat for several (default: all checkpoints)",
+    )
     p.add_argument(
         "--conditions", default=",".join(DEFAULT_CONDITIONS), help=f"comma-separated, of {', '.join(CONDITIONS)} (default: %(default)s)"
     )
@@ -36,9 +41,9 @@ def _compare(args, settings: Settings) -> int:
     from gistdemo.grid import CompareRequest
     from gistdemo.prompts import Example
 
-    names = args.checkpoint or [e.name for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
+    names = args.checkpoint or [row.name for row in list_rows(settings) if row.has_gist]
     for name in names:
-        find_checkpoint(name, settings.checkpoint_dirs)  # a wrong name is one message here, not one per cell
+        find_row(name, settings)  # a wrong name is one message here, not one per cell
     request = CompareRequest(
         Example(args.instruction, args.input, args.reference),
         tuple(names),
@@ -62,6 +67,8 @@ def _cell_text(cell) -> str:
     head = f"== {cell.checkpoint} / {cell.condition}"
     if cell.error:
         return f"{head}: error\n{cell.error}"
+    if cell.note:
+        return f"{head}: nothing to show\n{cell.note}"
     numbers = [
         f"prompt {cell.prompt_tokens} tokens",
         f"instruction {cell.instruction_tokens} -> {cell.kept_tokens}",

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gistdemo.checkpoint.registry import EVALUATION_FILE, find_checkpoint, list_checkpoints
+from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_rows
 from gistdemo.cli.output import enqueue
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import UsageError
@@ -15,7 +15,12 @@ from gistdemo.settings import Settings
 
 def add(commands) -> None:
     p = commands.add_parser("eval", help="answer many rows under several conditions; score, flag and sum up")
-    p.add_argument("--checkpoint", action="append", metavar="NAME", help="name or folder; repeat for several (default: all usable ones)")
+    p.add_argument(
+        "--checkpoint",
+        action="append",
+        metavar="NAME",
+        help="checkpoint, or a backbone as it is (embedded model, hub id, folder); repeat for several (default: all checkpoints)",
+    )
     p.add_argument("--data", required=True, help="Alpaca file or hub dataset id; several joined by +")
     where = p.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; an interrupted evaluation goes on there")
@@ -45,7 +50,7 @@ def _eval(args, settings: Settings) -> int:
         ks = tuple(int(part) for part in args.k.split(","))
     except ValueError as error:
         raise UsageError(f"--k is '{args.k}'; whole numbers separated by commas are needed, such as 1,4.") from error
-    usable = [e.name for e in list_checkpoints(settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
+    usable = [row.name for row in list_rows(settings) if row.has_gist]
     request = EvaluationRequest(
         tuple(args.checkpoint or usable),
         args.data,
@@ -66,8 +71,9 @@ def _eval(args, settings: Settings) -> int:
 
     results = evaluate(request, args.out, settings, args.title)
     for name in request.checkpoints if args.keep else ():
-        entry = find_checkpoint(name, settings.checkpoint_dirs)
-        keep_beside(results, entry.manifest.name, entry.folder / EVALUATION_FILE)
+        row = find_row(name, settings)
+        if row.entry:
+            keep_beside(results, row.entry.manifest.name, row.entry.folder / EVALUATION_FILE)
     _print_results(results, bool(request.conditions))
     return 0
 

@@ -13,17 +13,20 @@ from gistdemo.cli.output import enqueue, log_to_stderr
 from gistdemo.errors import TrainingError
 from gistdemo.settings import Settings
 from gistdemo.train.config import DTYPES, WEIGHTS, TrainConfig
-from gistdemo.train.presets import PRESETS, with_preset
+from gistdemo.train.presets import PRESETS, read_recipe, with_preset
 
 
 def add(commands) -> None:
     p = commands.add_parser(
-        "train", help="train a gist checkpoint, or resume a run", description="Settings given by hand override those of a preset."
+        "train",
+        help="train a gist checkpoint, or resume a run",
+        description="Settings given by hand override those of a recipe, and these those of a preset.",
     )
     where = p.add_mutually_exclusive_group(required=True)
     where.add_argument("--run", type=Path, metavar="DIR", help="run directory; if it holds a run of the same settings, that run is resumed")
     where.add_argument("--queue", action="store_true", help="put the run into the queue of background jobs instead (see `jobs`)")
     p.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder to write (default: DIR/checkpoint)")
+    p.add_argument("--recipe", metavar="NAME|FILE", help="settings of a shipped checkpoint (in assets/recipes) or of a JSON file")
     p.add_argument("--preset", choices=tuple(PRESETS), help="; ".join(f"{name}: {preset.purpose}" for name, preset in PRESETS.items()))
     for field in dataclasses.fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
@@ -63,7 +66,7 @@ def _item(text: str, kind: type):
 
 def _train(args, settings: Settings) -> int:
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
-    config = with_preset(args.preset or "", given)
+    config = with_preset(args.preset or "", (read_recipe(args.recipe, settings) if args.recipe else {}) | given)
     if args.queue:
         return enqueue(settings, "train", dataclasses.asdict(config), config.name)
     try:

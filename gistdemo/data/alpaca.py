@@ -22,6 +22,7 @@ PLACEHOLDERS = {"<noinput>", "noinput", "no input", "n/a", "none", "nan"}
 MARK = re.compile("[0-9a-f]{8}")
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, no tokenizer can read it
 EMBEDDED_FILE = "assets/examples.jsonl"  # from the project's folder: the examples written for it
+HELD_OUT_FILE = "assets/recipes/held-out.txt"  # the same for the list of rows that no shipped recipe trains on
 FILE_TYPES = (".json", ".jsonl", ".parquet")
 
 
@@ -49,13 +50,14 @@ def rows_digest(examples: Iterable[Example]) -> str:
 
 def source_name(source: str) -> str:
     """A source (or several, joined by +) without the folders of its files: they say something about one machine only.
-    The embedded examples keep their place in the project, where everybody has them."""
+    What comes with the project keeps its place there, where everybody has it."""
     return "+".join(_without_folders(part.replace("\\", "/")) for part in source.split("+"))
 
 
 def _without_folders(part: str) -> str:
-    if f"/{part}".endswith(f"/{EMBEDDED_FILE}"):
-        return EMBEDDED_FILE
+    for ours in (EMBEDDED_FILE, HELD_OUT_FILE):
+        if f"/{part}".endswith(f"/{ours}"):
+            return ours
     return part.rsplit("/", 1)[-1] if "." in part else part
 
 

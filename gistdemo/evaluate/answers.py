@@ -37,11 +37,15 @@ TIMINGS = ("first_token_seconds", "tokens_per_second", "share_seconds")
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint that is measured, under the name its answers carry."""
+    """A checkpoint or a backbone that is measured, under the name its answers carry."""
 
     name: str
     base: LoadedBackbone
     loaded: LoadedCheckpoint
+
+    def can(self, condition: str) -> bool:
+        """Whether it can answer under a condition: a backbone has no gist."""
+        return self.loaded.manifest is not None or CONDITIONS[condition].gist_from is None
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def batches(request: EvaluationRequest, examples: Sequence[Example], subjects: S
     made = []
     for subject in subjects:
         groups: dict[Any, list[_Item]] = {}
-        for condition, k in request.settings():
+        for condition, k in (setting for setting in request.settings() if subject.can(setting[0])):
             for row, example in enumerate(examples):
                 plan = subject.loaded.plan(example, CONDITIONS[condition], k)
                 slots = 0 if plan.compress_ids is None else plan.k

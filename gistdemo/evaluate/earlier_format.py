@@ -18,15 +18,15 @@ NAMES = {"full": "full_text", "gist": "gist", "truncated": "truncated"}
 
 def training_metrics(training: dict[str, Any], max_k: int, backbone: str, final_loss: float) -> dict[str, Any]:
     """metrics.json of a run. training: the manifest's record of the run."""
-    settings, rows = training["settings"], training["data"].get("train", {}).get("rows", training["data"].get("blocks", 0))
+    settings, rows = training["settings"], training["data"]["train"]["rows"]
     batch = settings["batch_size"] * settings["accumulation"]
     return {
         "num_gist_tokens": max_k,
         "num_samples": rows,
-        "num_epochs": round(training["steps"] * batch / rows, 3) if rows else None,
+        "num_epochs": round(training["steps"] * batch / rows, 3),
         "batch_size": batch,
         "world_size": 1,
-        "learning_rate": settings["gist_learning_rate"] if max_k else settings["learning_rate"],
+        "learning_rate": settings["gist_learning_rate"],
         "final_loss": final_loss,
         "total_steps": training["steps"],
         "total_time_minutes": training["seconds"] / 60,

@@ -26,9 +26,8 @@ def judge(
     "references" and "own_answers" (behind the set's name), each as `measure_recovery` returns it. own_answers: the
     checkpoint's own greedy full-prompt answers, at most `answer_tokens` each.
     """
-    manifest = loaded.manifest
     adapters = (loaded.compress_adapter, loaded.decode_adapter)
-    key = f"{base.digest}/{loaded.decode_adapter}/{base.model.dtype}/{manifest.template.name}"
+    key = f"{base.digest}/{loaded.decode_adapter}/{base.model.dtype}/{loaded.encoder.template.name}"
     figures = {}
     for name, rows in held.items():
         prompts = [row.encoded for row in rows]
@@ -36,5 +35,5 @@ def judge(
         own = [Judged(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         for target, judged in (("references", rows), ("own_answers", own)):
             label = f"{name}_{target}" if name else target
-            figures[label] = measure_recovery(loaded.model, judged, loaded.slots, ks, *adapters, manifest.anchored)
+            figures[label] = measure_recovery(loaded.model, judged, loaded.slots, ks, *adapters, loaded.anchored)
     return figures

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import find_checkpoint
+from gistdemo.checkpoint.registry import find_row
 from gistdemo.checkpoint.store import trained_marks
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.alpaca import rows_digest
+from gistdemo.data.alpaca import rows_digest, source_name
 from gistdemo.errors import UsageError, WorkStopped
 from gistdemo.evaluate import earlier_format
 from gistdemo.evaluate.answers import Subject, answer, batches
@@ -60,18 +60,21 @@ def evaluate(
     keep_freed_memory()
     subjects, marks = _subjects(request, settings)
     examples, trained_on = evaluation_rows(request, [s.loaded.encoder for s in subjects], marks)
-    _claim(folder, request, examples)
     work = batches(request, examples, subjects)
+    with_gist = [subject for subject in subjects if request.recovery and subject.loaded.manifest is not None]
+    if not work and not with_gist:
+        raise UsageError(f"None of {', '.join(s.name for s in subjects)} has a gist, so nothing would be measured. Add a condition.")
+    _claim(folder, request, examples)
     ends = _ends(work)
     judging = _judging(request, examples)
-    total = (ends[-1] if ends else 0) + judging * len(subjects)
+    total = (ends[-1] if ends else 0) + judging * len(with_gist)
 
     def answered(batch: int) -> None:
         return_freed_memory()
         report(ends[batch - 1], total)
 
     records = answer(work, examples, request.max_new_tokens, folder, answered, should_stop)
-    order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}
+    order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}  # as asked for
     records.sort(key=lambda r: (order[r["checkpoint"], r["condition"], r["k"]], r["row"]))
     results: dict[str, Any] = {
         "format": 1,
@@ -85,12 +88,11 @@ def evaluate(
         "answers": summarise(records, examples),
         "recovery": {},
     }
-    for number, subject in enumerate(subjects, 1):
-        if request.recovery:
-            results["recovery"][subject.name] = _recovery(subject, examples, request, folder, settings)
-            report(total - judging * (len(subjects) - number), total)
-            if should_stop() and number < len(subjects):
-                raise WorkStopped(f"Stopped after the recovery of '{subject.name}', which is kept. Resume goes on from there.")
+    for number, subject in enumerate(with_gist, 1):
+        results["recovery"][subject.name] = _recovery(subject, examples, request, folder, settings)
+        report(total - judging * (len(with_gist) - number), total)
+        if should_stop() and number < len(with_gist):
+            raise WorkStopped(f"Stopped after the recovery of '{subject.name}', which is kept. Resume goes on from there.")
     _finish(folder, results, records, examples, request, subjects)
     return results
 
@@ -99,15 +101,15 @@ def _subjects(request: EvaluationRequest, settings: Settings) -> tuple[list[Subj
     """The checkpoints, loaded, and the marks of all instructions they were trained on."""
     pool, subjects, marks = ModelPool(settings), [], frozenset()
     for name in request.checkpoints:
-        entry = find_checkpoint(name, settings.checkpoint_dirs)
-        base, loaded = pool.checkpoint(entry)
-        if request.needs_gist and max(request.ks) > loaded.manifest.max_k:
+        row = find_row(name, settings)
+        base, loaded = pool.row(row)
+        if row.has_gist and request.needs_gist and max(request.ks) > len(loaded.slots):
             raise UsageError(
-                f"Checkpoint '{name}' has {loaded.manifest.max_k} gist tokens but k = {max(request.ks)} was asked for. "
+                f"Checkpoint '{name}' has {len(loaded.slots)} gist tokens but k = {max(request.ks)} was asked for. "
                 "Ask for fewer, or for conditions full, truncated and none without recovery."
             )
-        subjects.append(Subject(loaded.manifest.name, base, loaded))
-        marks |= trained_marks(entry.folder)
+        subjects.append(Subject(source_name(loaded.name), base, loaded))
+        marks |= trained_marks(row.entry.folder) if row.entry else frozenset()
     return subjects, marks
 
 
@@ -165,7 +167,7 @@ def _finish(folder, results, records, examples, request: EvaluationRequest, subj
     results |= {"versions": versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), "seconds": seconds}
     own = [entry for entry in results["answers"] if entry["checkpoint"] == first.name]
     write_json(folder / RESULTS_FILE, results | earlier_format.eval_results(first.name, k, own, results["seconds"]))
-    shown = [name for name in earlier_format.NAMES if name in request.conditions]
+    shown = [name for name in earlier_format.NAMES if name in request.conditions and first.can(name)]
     prompts = [_prompt_texts(first, example, shown, k) for example in examples[: earlier_format.SAMPLES]]
     mine = [record for record in records if record["checkpoint"] == first.name]
     write_json(folder / "sample_outputs.json", earlier_format.sample_outputs(mine, examples, prompts, k))

@@ -9,12 +9,12 @@ import psutil
 
 from gistdemo.jobs.progress import ProgressReader
 from gistdemo.jobs.queue import Jobs
+from gistdemo.model.embedded import SMOLLM2
 from gistdemo.train.config import TrainConfig
 
-EMBEDDED = "smollm2-135m-instruct"
 # seconds per row of a batch on two cores with native bf16, the page open (docs/LOG.md); long text not counted
-MEASURED = {"lm": 0.4, "embeddings": 0.15, "compressor": 0.3, "joint": 0.2}
-PEAK_GIB = {"lm": 4.3, "embeddings": 4.1, "compressor": 5.0, "joint": 5.8}  # batches of 8 (docs/LOG.md)
+MEASURED = {"embeddings": 0.15, "compressor": 0.3, "joint": 0.2}
+PEAK_GIB = {"embeddings": 4.1, "compressor": 5.0, "joint": 5.8}  # batches of 8 (docs/LOG.md)
 WEIGHTS_GIB = 1.5  # of that: libraries and the backbone, whatever the batch
 SECONDS_PER_OWN_ANSWER = 0.16
 SECONDS_TO_LOAD = 10
@@ -44,7 +44,7 @@ def estimate(config: TrainConfig, jobs: Jobs) -> Estimate:
     """Loading, steps, own answers, the evaluations on the way and the final figures of a run."""
     rows = config.steps * config.batch_size * config.accumulation
     per_row, memory, basis = _made_here(config, jobs)
-    if per_row is None and config.backbone == EMBEDDED and config.weights == "lora":
+    if per_row is None and config.backbone == SMOLLM2.name and config.weights == "lora":
         per_row, basis = MEASURED[config.mode], "measured on two cores with native bf16; older processors take about twice as long"
         memory = WEIGHTS_GIB + (PEAK_GIB[config.mode] - WEIGHTS_GIB) * config.batch_size / 8
     if per_row is None:
@@ -52,12 +52,11 @@ def estimate(config: TrainConfig, jobs: Jobs) -> Estimate:
     seconds = SECONDS_TO_LOAD + rows * per_row * (1 + 0.3 * config.long_share)
     if config.mode == "compressor":
         seconds += (config.teacher_answers + config.evaluate_rows) * SECONDS_PER_OWN_ANSWER
-    if config.gist:
-        sets = 2 * (2 if config.long_share else 1)
-        evaluations = 1 + -(-config.steps // config.evaluate_every)
-        passes = 3 * sets * config.evaluate_rows  # the prompt into slots, then the answer with its own and with another row's
-        seconds += evaluations * (passes * SECONDS_PER_EVALUATED_ANSWER + SECONDS_PER_SAMPLES)
-        seconds += sets * config.evaluate_rows * 2 * (1 + len(config.ks)) * SECONDS_PER_JUDGED_ANSWER
+    sets = 2 * (2 if config.long_share else 1)
+    evaluations = 1 + -(-config.steps // config.evaluate_every)
+    passes = 3 * sets * config.evaluate_rows  # the prompt into slots, then the answer with its own and with another row's
+    seconds += evaluations * (passes * SECONDS_PER_EVALUATED_ANSWER + SECONDS_PER_SAMPLES)
+    seconds += sets * config.evaluate_rows * 2 * (1 + len(config.ks)) * SECONDS_PER_JUDGED_ANSWER
     return Estimate(seconds, memory, basis)
 
 

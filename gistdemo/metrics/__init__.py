@@ -2,6 +2,7 @@
 
     rouge.py         ROUGE-1/2/L, and the score normalised between two conditions
     repetition.py    loops and repetition measures on any sequence of units
+    near_loops.py    loops whose copies differ in numbers only, empty items, counting, lines in turns
     flags.py         Flag, what is known about an answer, what its instruction asks for
     *_checks.py      one check per flag, with its thresholds
     degeneration.py  diagnose() one answer, instruction_blind() (F7) for a set of answers

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gistdemo.metrics import repetition_checks, text_checks
+from gistdemo.metrics import loop_checks, repetition_checks, text_checks
 from gistdemo.metrics.flags import Answer, Flag
 
 Verdict = Literal["healthy", "warning", "degenerate"]
@@ -16,7 +16,7 @@ BLIND_MIN_CHARACTERS = 30  # "Yes." is right for many instructions; equal answer
 _CHECKS = (
     text_checks.empty,
     text_checks.hit_limit,
-    repetition_checks.loop,
+    loop_checks.loop,
     repetition_checks.repetitive,
     repetition_checks.prompt_echo,
     text_checks.template_leak,
@@ -60,7 +60,7 @@ def diagnose(
         full_text, none_text: the same model's answer to the full prompt, and to the prompt without its instruction.
         token_offsets: (start, stop) in characters of the text per id; makes the places found on ids exact.
 
-    Returns: a Diagnosis; the spans of its flags are (start, stop) in characters of `text`. About 0.5 ms for 128 tokens.
+    Returns: a Diagnosis; the spans of its flags are (start, stop) in characters of `text`. About 0.8 ms for 128 tokens.
     Raises:  ValueError: an unknown finish_reason, or not one token offset per id.
     Not:     does not judge whether an answer is right, and changes no text.
 

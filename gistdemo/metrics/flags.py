@@ -15,6 +15,11 @@ Span = tuple[int, int]
 SYMBOLS = re.compile(r"[0-9()\[\]{}<>|+=&\\^_-]")
 SYMBOLS_SHARE = 0.6  # SYMBOLS / non-blank characters; the false positives that were left are truth tables, matrices and LaTeX
 
+# Code, JSON, tables and columns say much the same on every line.
+_DATA = re.compile(r"[{}\[\]<>|=;\t]|\w\(|[^\S\n]{3,}")
+DATA_SHARE = 0.025  # of these per character; prose has less,
+CODE_SHARE = 0.01  # but where code was asked for, so few are enough
+
 # What an instruction asks for. The first makes repetition the right answer; a pattern or code only makes it likely, so an
 # endless loop stays a failure there. The last two announce symbols or another script.
 ASKS_TO_REPEAT = re.compile(
@@ -33,6 +38,12 @@ ASKS_FOR_CODE = re.compile(
 )
 ASKS_FOR_NUMBERS = re.compile(
     r"\b(charts?|equations?|formulas?|calculat\w*|comput\w*|numbers?|digits?|binary|arrays?|emojis?|convert)\b",
+    re.IGNORECASE,
+)
+# What looks like counting, or like a loop in which only numbers change. "number" alone is left out: "the number of people" is one.
+ASKS_FOR_SERIES = re.compile(
+    r"\bcount(ing|down)?\b(?! the| how)|\b(numbers|integers|digits|multiples|divisible|divisors|even|odd|primes?|fibonacci|squares|cubes"
+    r"|arithmetic|geometric|progression|multiplication|times tables?)\b|\b(number|numeric\w*) (line|sequence|series|pattern)\b",
     re.IGNORECASE,
 )
 NAMES_A_LANGUAGE = re.compile(
@@ -132,6 +143,11 @@ class Answer:
             return True
         visible = len(self.text) - sum(map(str.isspace, self.text))
         return len(SYMBOLS.findall(self.text)) > SYMBOLS_SHARE * visible
+
+    def is_data(self, text: str) -> bool:
+        """Whether a part of the answer looks like code, JSON or a table rather than prose."""
+        share = CODE_SHARE if ASKS_FOR_CODE.search(self.instruction or "") else DATA_SHARE
+        return len(_DATA.findall(text)) > share * len(text)
 
     @property
     def prompt(self) -> str:

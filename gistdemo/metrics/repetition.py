@@ -134,6 +134,17 @@ def without_rules(text: str) -> str:
     return _SIGN_RUN.sub(r"\1", text)
 
 
+def one_line(text: str, most: int = 40) -> str:
+    """Write text on one line of at most `most` characters; line breaks and what cannot be seen as escapes."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text.strip() or text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def copies(repeats: float) -> str:
+    """Write 14 as "14" and 13.52 as "13.5"."""
+    return f"{repeats:.1f}".removesuffix(".0")
+
+
 @dataclass(frozen=True)
 class Units:
     """A text as a sequence of units, and where each stands.

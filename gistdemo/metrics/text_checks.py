@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from gistdemo.metrics.flags import ASKS_FOR_CODE, ASKS_FOR_NUMBERS, ASKS_FOR_PATTERN, NAMES_A_LANGUAGE, Answer, Flag
+from gistdemo.metrics.flags import ASKS_FOR_CODE, ASKS_FOR_NUMBERS, ASKS_FOR_PATTERN, ASKS_FOR_SERIES, NAMES_A_LANGUAGE, Answer, Flag
 from gistdemo.metrics.repetition import without_rules
 
 # F6. False positives 0-0.2% of references.
@@ -115,7 +115,7 @@ def _few_letters(answer: Answer) -> tuple[tuple[int, int], str] | None:
     if answer.instruction is None or len(text) < GARBLED_MIN_CHARACTERS or _letters(answer.prompt) < PROSE_LETTERS:
         return None
     share = _letters(text)
-    announced = (ASKS_FOR_CODE, ASKS_FOR_NUMBERS, ASKS_FOR_PATTERN)
+    announced = (ASKS_FOR_CODE, ASKS_FOR_NUMBERS, ASKS_FOR_PATTERN, ASKS_FOR_SERIES)
     if share >= GARBLED_LETTERS or any(kind.search(answer.instruction) for kind in announced):
         return None
     return (0, len(answer.text)), f"only {share:.0%} letters and blanks"

@@ -73,21 +73,6 @@ class AdapterHost:
                 name, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"), seed
             )
 
-    def copy(self, source: str, name: str) -> None:
-        """Add an adapter that starts as a copy of another and goes its own way."""
-        with self.lock:
-            config = self._peft.peft_config[source]
-            self.create(name, config.r, config.lora_alpha, sorted(config.target_modules), seed=0)
-            state = get_peft_model_state_dict(self._peft, adapter_name=source)
-            set_peft_model_state_dict(self._peft, {key: value.clone() for key, value in state.items()}, adapter_name=name)
-
-    def add_sum(self, name: str, parts: Sequence[str]) -> None:
-        """Add an adapter that acts as the sum of others (exact: their low-rank factors are concatenated)."""
-        with self.lock:
-            if name not in self.names:
-                self._peft.add_weighted_adapter(list(parts), [1.0] * len(parts), name, combination_type="cat")
-                self._settle(name)
-
     def parameters(self, name: str) -> dict[str, Any]:
         """Parameters of one adapter by their full name."""
         return {n: p for n, p in self.model.named_parameters() if f".{name}." in n and "lora_" in n}

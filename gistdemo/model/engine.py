@@ -78,7 +78,7 @@ class _Batch:
     indices: list[int]
     cache: DynamicCache
     mask: Tensor  # (B, P + T) int64
-    position: Tensor  # (B,) int64, of the next token
+    positions: Tensor  # (B, P + T) int64, of every place in the cache
     adapters: list[str | None]
     last: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (B,) ids to feed next
 
@@ -86,7 +86,7 @@ class _Batch:
         """Drop all rows but these (numbers within the batch), so that finished rows cost nothing."""
         index = torch.tensor(rows, device=self.mask.device)
         self.cache.batch_select_indices(index)
-        self.mask, self.position, self.last = self.mask[index], self.position[index], self.last[index.cpu()]
+        self.mask, self.positions, self.last = self.mask[index], self.positions[index], self.last[index.cpu()]
         self.indices = [self.indices[n] for n in rows]
         self.adapters = [self.adapters[n] for n in rows]
 
@@ -196,23 +196,14 @@ class Engine:
 
     def _prefill(self, rows: Sequence[EngineRow], cache: GistCache, indices: list[int]) -> tuple[_Batch, Tensor]:
         ids, mask = pad_left([row.plan.prompt_ids for row in rows], self.model.device)
-        width = ids.shape[1]
-        position = cache.next_position[:, None] + torch.arange(width, device=ids.device)[None] - (width - mask.sum(1))[:, None]
-        batch = _Batch(
-            indices,
-            cache.to_dynamic_cache(self.model.config),
-            torch.cat([cache.mask, mask], 1),
-            position[:, -1] + 1,
-            [row.decode_adapter for row in rows],
-        )
-        logits = self.model.next_logits(batch.adapters, ids, batch.mask, position.clamp(min=0), batch.cache)
+        adapters = [row.decode_adapter for row in rows]
+        batch = _Batch(indices, cache.to_dynamic_cache(self.model.config), *cache.followed_by(mask), adapters)
+        logits = self.model.next_logits(adapters, ids, batch.mask, batch.positions, batch.cache)
         return batch, logits
 
     @torch.inference_mode()
     def _step(self, batch: _Batch) -> Tensor:
-        ones = torch.ones_like(batch.mask[:, :1])
-        batch.mask = torch.cat([batch.mask, ones], 1)
+        batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], 1)
+        batch.positions = torch.cat([batch.positions, batch.positions[:, -1:] + 1], 1)
         ids = batch.last.to(batch.mask.device)[:, None]
-        logits = self.model.next_logits(batch.adapters, ids, batch.mask, batch.position[:, None], batch.cache)
-        batch.position = batch.position + 1
-        return logits
+        return self.model.next_logits(batch.adapters, ids, batch.mask, batch.positions, batch.cache)

@@ -6,10 +6,12 @@ Fetches nothing itself: `embedded` and `hub` do. Imports nothing of ours, and no
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 
 Progress = Callable[[str, float], None]
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PASS_A_PATH = "If you have the model on this machine, pass the path of its folder instead."
 
 

@@ -7,6 +7,7 @@ Source: the GGUF specification, version 3 (little endian). Knows no model: `conv
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -35,21 +36,32 @@ class _Place:
         values, size = GGML_QUANT_SIZES[self.format]
         return self.shape[-1] // values * size
 
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape[:-1]) * self.row_bytes
+
 
 class GgufFile:
     """An open GGUF file. metadata: key -> number, text, or list of them.
 
-    Raises: ValueError: not a GGUF file of version 2 or 3, or one that ends early.
+    Raises: ValueError: not a GGUF file of version 2 or 3, one that ends early, or one with values or blocks of an unknown format.
     """
 
     def __init__(self, path: Path):
+        if path.stat().st_size == 0:  # mmap refuses it in words that name no file
+            raise ValueError(f"'{path.name}' is empty")
         with path.open("rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._at = 0
         try:
-            self.metadata, self._places = self._header(path)
+            self.metadata, self._places = self._header()
         except struct.error as error:
             raise ValueError(f"'{path.name}' ends inside its header") from error
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError(f"'{path.name}' cannot be read: {error}") from error
+        for name, place in self._places.items():
+            if place.start + place.bytes > len(self._bytes):
+                raise ValueError(f"'{path.name}' ends inside the tensor '{name}'")
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -61,16 +73,16 @@ class GgufFile:
         return self._places[name].shape
 
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor's values, float32, in its shape; blocks are expanded exactly as llama.cpp does."""
+        """A tensor's values, float32, in its shape; blocks are expanded exactly as llama.cpp does. What is float32 in the file is
+        not copied, and cannot be written to."""
         place = self._places[name]
-        count = int(np.prod(place.shape[:-1])) * place.row_bytes
-        raw = np.frombuffer(self._bytes, np.uint8, count, place.start).reshape(*place.shape[:-1], place.row_bytes)
+        raw = np.frombuffer(self._bytes, np.uint8, place.bytes, place.start).reshape(*place.shape[:-1], place.row_bytes)
         return dequantize(raw, place.format).astype(np.float32, copy=False)
 
-    def _header(self, path: Path) -> tuple[dict[str, Any], dict[str, _Place]]:
+    def _header(self) -> tuple[dict[str, Any], dict[str, _Place]]:
         magic, version, tensors, keys = self._take("4sIQQ")
         if magic != b"GGUF" or version not in (2, 3):
-            raise ValueError(f"'{path.name}' is not a GGUF file of version 2 or 3")
+            raise ValueError("it is no GGUF file of version 2 or 3")
         metadata = {self._string(): self._value(self._take("I")[0]) for _ in range(keys)}
         found = {}
         for _ in range(tensors):
@@ -91,12 +103,18 @@ class GgufFile:
         (length,) = self._take("Q")
         text = self._bytes[self._at : self._at + length]
         self._at += length
+        if len(text) < length:
+            raise struct.error("text ends early")
         return text.decode("utf-8")
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:
             return self._string()
-        if kind != ARRAY:
+        if kind in NUMBERS:
             return self._take(NUMBERS[kind])[0]
+        if kind != ARRAY:
+            raise ValueError(f"a value has the unknown type {kind}")
         item, length = self._take("IQ")
-        return [self._value(item) for _ in range(length)] if item in (STRING, ARRAY) else list(self._take(f"{length}{NUMBERS[item]}"))
+        if item not in NUMBERS:
+            return [self._value(item) for _ in range(length)]
+        return list(self._take(f"{length}{NUMBERS[item]}"))

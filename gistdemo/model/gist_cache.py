@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from gistdemo.model.window import growing_cache
+
 
 @dataclass(frozen=True)
 class GistCache:
@@ -21,12 +23,20 @@ class GistCache:
         full prompt, so a slice keeps its meaning.
     mask: (B, P) int64, 1 = a real position, 0 = padding.
     next_position: (B,) int64, where each row goes on, counted in the full prompt.
+    positions: (B, P) int64, of every key; those of padding do not matter. Left out where rows hold the unbroken text before
+        next_position, from which they follow.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     mask: Tensor
     next_position: Tensor
+    positions: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions is None:
+            back = torch.arange(self.length, 0, -1, device=self.mask.device)
+            object.__setattr__(self, "positions", (self.next_position[:, None] - back).clamp(min=0))
 
     @property
     def rows(self) -> int:
@@ -51,11 +61,19 @@ class GistCache:
             tuple(v[one, :, start:] for v in self.values),
             self.mask[one, start:],
             self.next_position[one],
+            self.positions[one, start:],
         )
+
+    def followed_by(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask and positions, (B, P + T) int64 each, of these rows and T more tokens. mask: (B, T) int64, padded on the left."""
+        width = mask.shape[1]
+        start = (width - mask.sum(1))[:, None]
+        more = self.next_position[:, None] + torch.arange(width, device=mask.device)[None] - start
+        return torch.cat([self.mask, mask], 1), torch.cat([self.positions, more.clamp(min=0)], 1)
 
     def to_dynamic_cache(self, config) -> DynamicCache:
         """A transformers cache that starts with these tensors. Decoding appends to the copy, never to this object."""
-        cache = DynamicCache(config=config)
+        cache = growing_cache(config)
         if self.length:
             for layer, (k, v) in enumerate(zip(self.keys, self.values, strict=True)):
                 cache.update(k, v, layer)
@@ -86,4 +104,5 @@ def stack(caches: Sequence[GistCache]) -> GistCache:
         tuple(join([c.values[n] for c in caches]) for n in range(len(caches[0].values))),
         torch.cat([torch.nn.functional.pad(c.mask, (width - c.length, 0)) for c in caches]),
         torch.cat([c.next_position for c in caches]),
+        torch.cat([torch.nn.functional.pad(c.positions, (width - c.length, 0)) for c in caches]),
     )

@@ -2,7 +2,8 @@
 
 Phase 1, `compress`: run [sink + instruction + gist slots] once, keep keys and values of the sink and the slots only.
 Phase 2, `decode`: run [input + suffix + answer] on top. There is no gist attention mask to get wrong: after phase 1 the
-instruction is not in the cache. Causality comes from the stock model; positions are explicit, per row.
+instruction is not in the cache. Causality comes from the stock model; positions are explicit, per row. Models with sliding windows
+get their masks from `gistdemo.model.window`.
 
 Letters as in `gistdemo.model`. Differentiable: call under torch.inference_mode() where gradients are not wanted.
 """
@@ -18,6 +19,7 @@ from transformers import DynamicCache
 
 from gistdemo.model.adapters import AdapterHost
 from gistdemo.model.gist_cache import GistCache, empty_cache
+from gistdemo.model.window import attention_masks, growing_cache
 from gistdemo.prompts import PromptPlan
 
 
@@ -111,17 +113,20 @@ class GistModel:
         position, mask = pad_left([row.positions() for row in rows], self.device, WIDTHS)
         width, most = mask.shape[1], max(len(row.slots) for row in rows)
         parts = [torch.nn.functional.pad(self._embedded(row), (0, 0, width - n, 0)) for row, n in zip(rows, lengths, strict=True)]
-        whole_cache = DynamicCache(config=self.config)
+        whole_cache = growing_cache(self.config)
         self.adapters.forward(
             [row.adapter for row in rows],
             inputs_embeds=torch.stack(parts),
-            attention_mask=mask,
+            attention_mask=self._masks(mask, position, width),
             position_ids=position,
             past_key_values=whole_cache,
             use_cache=True,
             head=False,
         )
-        return self._keep_sink_and_slots(whole_cache, rows, lengths, width, most)
+        return self._keep_sink_and_slots(whole_cache, position, rows, lengths, most)
+
+    def _masks(self, mask: Tensor, positions: Tensor, new: int) -> Tensor | dict[str, Tensor]:
+        return attention_masks(self.config, mask, positions, new, self.dtype)
 
     def _embedded(self, row: Compression) -> Tensor:
         """(len(ids) + K, E): embeddings of the ids, then the slots, in the model's dtype."""
@@ -133,8 +138,9 @@ class GistModel:
         means = (sums[end] - sums[start]) / (end - start)[:, None]
         return torch.cat([words, (row.slots + means).to(words)])
 
-    def _keep_sink_and_slots(self, whole: DynamicCache, rows, lengths: list[int], width: int, most: int) -> GistCache:
-        """Gather [padding | sink | slots] from the right end of each row."""
+    def _keep_sink_and_slots(self, whole: DynamicCache, position: Tensor, rows, lengths: list[int], most: int) -> GistCache:
+        """Gather [padding | sink | slots] from the right end of each row. position: (B, T) int64."""
+        width = position.shape[1]
         kept = torch.zeros(len(rows), 1 + most, dtype=torch.long)
         mask = torch.zeros(len(rows), 1 + most, dtype=torch.long)
         for n, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -142,7 +148,8 @@ class GistModel:
             kept[n, most - k] = width - length  # the row's first real token
             kept[n, 1 + most - k :] = torch.arange(width - k, width)
             mask[n, most - k :] = 1
-        index = kept.to(self.device)[:, None, :, None]
+        kept = kept.to(self.device)
+        index = kept[:, None, :, None]
 
         def pick(t: Tensor) -> Tensor:  # (B, H, T, D) -> (B, H, 1 + most, D)
             return t.gather(2, index.expand(-1, t.shape[1], -1, t.shape[3]))
@@ -152,25 +159,31 @@ class GistModel:
             tuple(pick(layer.values) for layer in whole.layers),
             mask.to(self.device),
             torch.tensor([row.next_position for row in rows], device=self.device),
+            position.gather(1, kept),
         )
 
     def answer_logits(
-        self, cache: GistCache, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], adapter: str | None
+        self,
+        cache: GistCache,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        adapter: str | None,
+        among: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Phase 2 with known answers: logits at exactly the positions that predict an answer token.
 
-        cache: B rows (use `empty` for prompts that are all text). prompts, answers: B id lists, each not empty.
-        Returns logits (N, V) and targets (N,), N = all answer tokens, row after row.
+        cache: B rows (use `empty` for prompts that are all text). prompts, answers: B id lists, each not empty. among: (C,) ids of
+        the part of the vocabulary whose logits are wanted; None: all V. Returns logits (N, V or C) and targets (N,), which are ids,
+        N = all answer tokens, row after row.
         """
         ids, mask = pad_left([[*p, *a] for p, a in zip(prompts, answers, strict=True)], self.device, WIDTHS)
         width = ids.shape[1]
-        start = (width - mask.sum(1))[:, None]
-        position = cache.next_position[:, None] + torch.arange(width, device=self.device)[None] - start
+        whole_mask, positions = cache.followed_by(mask)
         with self.adapters.using(adapter):
             hidden = self.model.model(
                 input_ids=ids,
-                attention_mask=torch.cat([cache.mask, mask], 1),
-                position_ids=position.clamp(min=0),
+                attention_mask=self._masks(whole_mask, positions, width),
+                position_ids=positions[:, -width:],
                 past_key_values=cache.to_dynamic_cache(self.config),
                 use_cache=True,
             ).last_hidden_state  # (B, T, E)
@@ -178,18 +191,23 @@ class GistModel:
         for n, answer in enumerate(answers):
             predicts[n, width - len(answer) - 1 : width - 1] = True
         targets = torch.cat([torch.as_tensor(list(answer)) for answer in answers]).to(self.device)
-        return self.model.lm_head(hidden[predicts]), targets
+        head = self.model.lm_head
+        if among is None:
+            return head(hidden[predicts]), targets
+        return torch.nn.functional.linear(hidden[predicts], head.weight[among], None if head.bias is None else head.bias[among]), targets
 
-    def next_logits(self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, position_ids: Tensor, cache: DynamicCache) -> Tensor:
+    def next_logits(self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Phase 2, one stretch of decoding: append ids (B, T) to the cache and return the last position's logits (B, V) in fp32.
 
-        mask: (B, P + T) int64 over cache and ids. position_ids: (B, T). The cache grows in place.
+        mask, positions: (B, P + T) int64 over cache and ids; without sliding layers the last T positions are enough. The cache
+        grows in place.
         """
+        width = ids.shape[1]
         output = self.adapters.forward(
             adapters,
             input_ids=ids,
-            attention_mask=mask,
-            position_ids=position_ids,
+            attention_mask=self._masks(mask, positions, width),
+            position_ids=positions[:, -width:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,

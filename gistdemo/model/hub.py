@@ -9,7 +9,6 @@ Takes configuration, safetensors and tokenizer, never code and never weights in 
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from huggingface_hub import errors as hub_errors
 from gistdemo.errors import BackboneError, first_line
 from gistdemo.model.fetching import PASS_A_PATH, Progress, is_disk_full
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = [
     "config.json",
     "generation_config.json",

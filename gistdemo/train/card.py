@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gistdemo.checkpoint.manifest import Manifest
+from gistdemo.model.embedded import EMBEDDED
 
 WHAT = {
-    "lm": "A LoRA adapter trained on raw text with the causal language-modelling loss: a stand-in for a base model.",
     "embeddings": "Gist vectors alone, trained with cross-entropy on reference answers; the backbone is frozen.",
     "compressor": "Gist vectors and a LoRA adapter that is on only while compressing, distilled from the full prompt; the decoder is the backbone, untouched.",
     "joint": "Gist vectors and weights that are on in both phases, trained with cross-entropy on reference answers, part of the steps with the full prompt: "
@@ -29,10 +29,6 @@ def write_card(manifest: Manifest) -> str:
     """Markdown: what it is, how well it compresses, how it was made, licence."""
     lines = [f"# {manifest.title}", "", manifest.summary or WHAT[manifest.mode], "", WHAT[manifest.mode], ""]
     lines += [f"- Backbone: `{manifest.backbone}` (`{manifest.backbone_digest[:19]}...`)"]
-    if manifest.stand_in:
-        lines += [
-            "- The base model here is a **stand-in**: the instruct weights with their instruction-following trained away on raw web text."
-        ]
     lines += [
         f"- Mode: `{manifest.mode}`; gist tokens: {manifest.max_k} (trained budgets {', '.join(map(str, manifest.trained_k)) or 'none'})",
     ]
@@ -40,8 +36,6 @@ def write_card(manifest: Manifest) -> str:
     for target, title in TARGETS.items():
         if target in manifest.recovery:
             lines += _recovery_table(manifest.recovery[target], title)
-    if "held_out_nll" in manifest.recovery:
-        lines += [f"Held-out text: {manifest.recovery['held_out_nll']:.3f} nats per token.", ""]
     training = manifest.training
     lines += [
         "## Training",
@@ -51,13 +45,21 @@ def write_card(manifest: Manifest) -> str:
     ]
     if "command" in training:
         lines += ["```sh", training["command"], "```", ""]
-    lines += [
-        "## Licence",
-        "",
-        "Weights of the backbone: Apache-2.0 (SmolLM2). The training rows are in part CC BY-NC 4.0 (Alpaca) or ODC-BY (C4 web text): ",
-    ]
-    lines[-1] += "treat this checkpoint as non-commercial."
+    lines += ["## Licence", "", *_licence(manifest)]
     return "\n".join(lines) + "\n"
+
+
+def _licence(manifest: Manifest) -> list[str]:
+    model = EMBEDDED.get(manifest.backbone)
+    lines = [
+        f"Backbone: {model.title}, {model.licence} (LICENCE.txt)." if model else f"Backbone: `{manifest.backbone}`, under its own licence."
+    ]
+    if model and model.notice:
+        changed = "The files here are changes to that model: " + (
+            "its weights were tuned." if manifest.mode == "joint" else "what is added to it."
+        )
+        lines += [f"{model.notice}. {changed}"]
+    return [*lines, "The training rows are in part CC BY-NC 4.0 (Alpaca): treat this checkpoint as non-commercial."]
 
 
 def _recovery_table(figures: dict[str, Any], title: str) -> list[str]:

@@ -29,12 +29,12 @@ class TrainConfig:
     """Settings of one training run. Lengths are in tokens, counts of steps are optimizer steps."""
 
     mode: str = _setting(
-        "lm: raw text, LoRA on in both phases (makes a base stand-in); embeddings: gist vectors only; compressor: gist vectors and LoRA in "
-        "phase 1, distilled from the full prompt; joint: gist vectors and weights in both phases, as in the paper"
+        "embeddings: gist vectors only; compressor: gist vectors and LoRA in phase 1, distilled from the full prompt; joint: gist vectors "
+        "and weights in both phases, as in the paper"
     )
     name: str = _setting("name of the checkpoint")
-    data: str = _setting("raw text .jsonl with a field 'text' for lm; else an Alpaca file or hub dataset id")
-    backbone: str = _setting("embedded model, hub id, folder, or for embeddings and joint a checkpoint of mode lm", "smollm2-135m-instruct")
+    data: str = _setting("Alpaca file or hub dataset id")
+    backbone: str = _setting("embedded model, hub id or folder", "smollm2-135m-instruct")
     title: str = _setting("name shown to people", "")
     summary: str = _setting("one line about the checkpoint", "")
     validation: str = _setting("Alpaca sources never trained on, joined by +; empty: split off from the data", "")
@@ -56,9 +56,9 @@ class TrainConfig:
     targets: tuple[str, ...] = _setting("linear layers with LoRA", ATTENTION)
     answer_tokens: int = _setting("tokens of an answer to learn from and be judged by", 48)
     max_prompt_tokens: int = _setting("longer prompts are left out", 256)
-    sequence_tokens: int = _setting("length of a block of raw text, mode lm", 128)
     cross_entropy_weight: float = _setting("weight of cross-entropy beside KL, mode compressor", 0.2)
     distillation_weight: float = _setting("weight of KL from gist to full prompt, both with the weights of the moment, mode joint", 0.0)
+    sampled_vocabulary: int = _setting("compare answers with their own tokens and so many random others per step; 0: all tokens", 0)
     teacher_answers: int = _setting("rows whose own greedy full-prompt answer is generated first and learnt from, mode compressor", 0)
     teacher_share: float = _setting("share of the batches that learn from these answers; the others learn from references", 0.5)
     long_share: float = _setting(
@@ -114,14 +114,12 @@ class TrainConfig:
             yield f"ks is {self.ks}, allowed are rising whole numbers from 1 to 64"
         if self.evaluate_rows < 2:
             yield f"evaluate_rows is {self.evaluate_rows}, allowed are 2 or more (the swapped control needs another row)"
-        for field in ("warmup_steps", "teacher_answers", "threads", "samples", "sample_rows"):
+        for field in ("warmup_steps", "sampled_vocabulary", "teacher_answers", "threads", "samples", "sample_rows"):
             if getattr(self, field) < 0:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 or more"
         for field in ("cross_entropy_weight", "distillation_weight"):
             if not 0 <= getattr(self, field) <= 100:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 to 100"
-        if self.sequence_tokens < 8:
-            yield f"sequence_tokens is {self.sequence_tokens}, allowed are 8 or more"
 
     def _has_type(self, field: dataclasses.Field[Any]) -> bool:
         value = getattr(self, field.name)
@@ -137,7 +135,7 @@ class TrainConfig:
             value = getattr(self, field.name)
             if value != field.default:
                 flag = f"--{field.name.replace('_', '-')}"
-                if field.name in ("data", "validation"):
+                if field.name in ("data", "validation", "held_out"):
                     value = source_name(value)
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
                 if field.type == "bool":
@@ -147,14 +145,14 @@ class TrainConfig:
         return " ".join(words)
 
     @property
-    def gist(self) -> bool:
-        """False for mode `lm`, which has no gist."""
-        return self.mode != "lm"
-
-    @property
     def watched_k(self) -> int:
         """The budget whose recovery is measured during training: 4, or the middle one."""
         return 4 if 4 in self.ks else self.ks[len(self.ks) // 2]
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings without the sources of rows, which belong to one machine: what another run can start from."""
+        values = {name: value for name, value in json.loads(self.to_json()).items() if name not in ("data", "validation")}
+        return values | {"held_out": source_name(self.held_out)}
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"

@@ -104,7 +104,7 @@ class Loop:
             (loss / parts).backward()
             for name, value in ({"loss": loss.item()} | numbers).items():
                 totals[name] = totals.get(name, 0.0) + (value if name == "tokens" else value / parts)
-        if step < LEAK_STEPS and totals["loss"] < LEAK_LOSS and self.config.gist and totals.get("cross_entropy", 1.0) < LEAK_LOSS:
+        if step < LEAK_STEPS and totals["loss"] < LEAK_LOSS and totals.get("cross_entropy", 1.0) < LEAK_LOSS:
             log.warning("loss is %.3f at step %d: suspected label leak (or data already known by heart)", totals["loss"], step + 1)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
         _require_number("Gradient norm", norm, step)  # before the weights are touched: a later save would keep them broken

@@ -1,4 +1,4 @@
-"""What a step minimises, and how progress is judged: one class per family of modes, all run by the same loop.
+"""What a step minimises, and how progress is judged. The loop that runs it knows nothing of it.
 
 Every objective is causal because the stock model is: answer tokens see the cache and the tokens before them, nothing else.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +16,6 @@ from torch.nn import Parameter
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.raw_text import read_texts
-from gistdemo.errors import DataError
 from gistdemo.evaluate.answers import generate, judged
 from gistdemo.evaluate.own_answers import own_answers
 from gistdemo.evaluate.recovery import Judged, measure_recovery
@@ -26,93 +23,28 @@ from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.model.gist_model import GistModel, gist_row
 from gistdemo.prompts import Example, PromptEncoder, plan
 from gistdemo.settings import Settings
-from gistdemo.train.batches import StepOrder, draw
+from gistdemo.train.batches import draw
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.rows import TrainingRows
+from gistdemo.train.vocabulary import Part, Vocabulary
 
 log = logging.getLogger(__name__)
-ASKED = ("Name three fruits.", "Write one sentence about the sea.", "What is the capital of France?")  # of runs that have no rows to ask
 TRAINED = "trained"  # name of the adapter being trained
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What a run stands on: the backbone in memory, its encoder, and the adapter that is on in both phases (if any)."""
+    """What a run stands on: the backbone in memory and its encoder."""
 
     model: GistModel
     engine: Engine
     encoder: PromptEncoder
     digest: str
-    decode_adapter: str | None
 
     @property
     def teacher_key(self) -> str:
         """Names weights, their precision and the template: what a stored answer depends on."""
         return f"{self.digest}/{str(self.model.dtype).removeprefix('torch.')}/{self.encoder.template.name}"
-
-
-class Objective(Protocol):
-    """The part of a run that differs between modes."""
-
-    def groups(self) -> list[dict[str, Any]]: ...  # optimizer groups: params and peak lr
-    def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]: ...  # of batch 0, 1, ..: loss with graph, numbers to log
-    def evaluate(self) -> dict[str, Any]: ...  # held-out numbers
-    def samples(self) -> list[dict[str, Any]]: ...  # a few answers, to be read
-    def score(self, evaluation: dict[str, Any]) -> float | None: ...  # higher is better; None where it cannot be told
-    def describe_data(self) -> dict[str, Any]: ...
-
-
-class LanguageModeling:
-    """Causal LM loss on raw text, with a LoRA adapter on: trains a base stand-in's habits into a backbone."""
-
-    def __init__(self, config: TrainConfig, ground: Ground):
-        self.config, self.ground = config, ground
-        ground.model.adapters.create(TRAINED, config.rank, config.alpha, config.targets, config.seed)
-        self.blocks, self.held = self._blocks(Path(config.data))
-        self._order = StepOrder([1] * len(self.blocks), config.batch_size, config.seed)
-
-    def _blocks(self, path: Path) -> tuple[Tensor, Tensor]:
-        """Documents joined by the end-of-text token, cut into blocks (N, sequence_tokens); the last 2 % are held out."""
-        end = self.ground.encoder.end_id
-        stream: list[int] = []
-        for text in read_texts(path):
-            stream += [*self.ground.encoder.text_ids(text), end]
-        size = self.config.sequence_tokens
-        count = len(stream) // size
-        if count < 4:
-            raise DataError(f"'{path.name}' gives {count} blocks of {size} tokens; at least 4 are needed.")
-        blocks = torch.tensor(stream[: count * size]).view(count, size)
-        held = max(1, count // 50)
-        return blocks[:-held], blocks[-held:]
-
-    def groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.ground.model.adapters.parameters(TRAINED).values()), "lr": self.config.learning_rate}]
-
-    def _nll(self, blocks: Tensor) -> Tensor:
-        with self.ground.model.adapters.using(TRAINED):
-            logits = self.ground.model.model(input_ids=blocks.to(self.ground.model.device), use_cache=False).logits
-        return cross_entropy(logits[:, :-1].flatten(0, 1).float(), blocks[:, 1:].flatten().to(logits.device))
-
-    def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]:
-        loss = self._nll(self.blocks[self._order.rows(batch)])
-        return loss, {"tokens": float(self.config.batch_size * self.config.sequence_tokens)}
-
-    @torch.inference_mode()
-    def evaluate(self) -> dict[str, Any]:
-        parts = [self._nll(part).item() for part in self.held[:64].split(8)]
-        return {"held_out_nll": sum(parts) / len(parts)}
-
-    def samples(self) -> list[dict[str, Any]]:
-        encoder = self.ground.encoder
-        examples = [Example(instruction) for instruction in ASKED[: self.config.sample_rows]]
-        rows = [EngineRow(plan(encoder.encode(e), CONDITIONS["full"], 0), encoder.stop_ids, decode_adapter=TRAINED) for e in examples]
-        return _samples(self.ground.engine, rows, examples, self.config.sample_tokens)
-
-    def score(self, evaluation: dict[str, Any]) -> float | None:
-        return -evaluation["held_out_nll"]
-
-    def describe_data(self) -> dict[str, Any]:
-        return {"name": Path(self.config.data).name, "blocks": len(self.blocks), "held_out_blocks": len(self.held)}
 
 
 class GistLearning:
@@ -128,13 +60,12 @@ class GistLearning:
         model = ground.model
         self.slots = Parameter(initial_slots(model, ground.encoder, config))
         self.initial = self.slots.detach().clone()
-        self.compress_adapter = self.decode_adapter = ground.decode_adapter
+        self.compress_adapter: str | None = None
+        self.decode_adapter: str | None = None
         self._weights: list[Parameter] = []
         if config.mode == "joint":
             self._tune_both_phases()
         elif self.distils:
-            if ground.decode_adapter is not None:
-                raise DataError("Mode compressor needs a backbone without an adapter of its own. Choose a plain backbone.")
             model.adapters.create(TRAINED, config.rank, config.alpha, config.targets, config.seed)
             self.compress_adapter = TRAINED
             self._weights = list(model.adapters.parameters(TRAINED).values())
@@ -145,19 +76,16 @@ class GistLearning:
             self._generate_own(settings)
         if self.rows.held_long:
             self.judged["long_references"] = self.rows.held_long
+        answers = [*(row.answer for row in (*self.rows.train, *self.rows.long)), *self.rows.own.values()]
+        self.vocabulary = Vocabulary(model.config.vocab_size, answers, config.sampled_vocabulary, config.seed, model.device)
 
     def _tune_both_phases(self) -> None:
-        """Mode joint: one adapter in both phases, a copy of the ground's own where there is one; or all weights."""
+        """Mode joint: one adapter in both phases, or all weights."""
         config, adapters = self.config, self.ground.model.adapters
         if config.weights == "all":
-            if self.ground.decode_adapter is not None:
-                raise DataError("weights 'all' needs a backbone without an adapter of its own. Choose a plain backbone, or weights 'lora'.")
             self._weights = [p.requires_grad_(True) for p in self.ground.model.model.parameters()]
             return
-        if self.ground.decode_adapter is None:
-            adapters.create(TRAINED, config.rank, config.alpha, config.targets, config.seed)
-        else:
-            adapters.copy(self.ground.decode_adapter, TRAINED)
+        adapters.create(TRAINED, config.rank, config.alpha, config.targets, config.seed)
         self.compress_adapter = self.decode_adapter = TRAINED
         self._weights = list(adapters.parameters(TRAINED).values())
 
@@ -192,33 +120,36 @@ class GistLearning:
     def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]:
         config = self.config
         rows, pool = self.rows.batch(batch)
+        part = self.vocabulary.of(batch)
         if config.mode == "joint" and draw(config.seed, "condition", batch).random() < config.full_share:
-            logits, targets = self._full_logits(rows)
-            hard = cross_entropy(logits.float(), targets)
+            logits, targets = self._full_logits(rows, part)
+            hard = cross_entropy(logits, targets)
             return hard, {"full": 1.0, "cross_entropy": hard.item(), "tokens": float(len(targets))}
         k = self.rows.budget(batch, pool)
-        logits, targets = self._gist_logits(rows, k)
-        hard = cross_entropy(logits.float(), targets)
+        logits, targets = self._gist_logits(rows, k, part)
+        hard = cross_entropy(logits, targets)
         numbers = {"k": float(k), "cross_entropy": hard.item(), "tokens": float(len(targets))}
         if not (self.distils or config.distillation_weight):
             return hard, numbers
         with torch.no_grad():
-            teacher = log_softmax(self._full_logits(rows)[0].float(), -1)
-        soft = kl_div(log_softmax(logits.float(), -1), teacher, log_target=True, reduction="batchmean")
+            teacher = log_softmax(self._full_logits(rows, part)[0], -1)
+        soft = kl_div(log_softmax(logits, -1), teacher, log_target=True, reduction="batchmean")
         numbers |= {"kl": soft.item()}
         if not self.distils:
             return hard + config.distillation_weight * soft, numbers
         numbers |= {"own": float(pool.endswith("own")), "long": float(pool.startswith("long"))}
         return soft + config.cross_entropy_weight * hard, numbers
 
-    def _gist_logits(self, rows: Sequence[Judged], k: int) -> tuple[Tensor, Tensor]:
+    def _gist_logits(self, rows: Sequence[Judged], k: int, part: Part) -> tuple[Tensor, Tensor]:
+        """Logits over a part of the vocabulary, fp32, and the places of the targets in it; the same in `_full_logits`."""
         plans = [plan(row.encoded, CONDITIONS["gist"], k, self.config.anchored) for row in rows]
         cache = self.ground.model.compress([gist_row(p, self.slots, self.compress_adapter) for p in plans])
-        return self.ground.model.answer_logits(cache, [p.prompt_ids for p in plans], [r.answer for r in rows], self.decode_adapter)
+        answers = [r.answer for r in rows]
+        return part.seen(*self.ground.model.answer_logits(cache, [p.prompt_ids for p in plans], answers, self.decode_adapter, part.ids))
 
-    def _full_logits(self, rows: Sequence[Judged]) -> tuple[Tensor, Tensor]:
-        model = self.ground.model
-        return model.answer_logits(model.empty(len(rows)), [r.encoded.ids() for r in rows], [r.answer for r in rows], self.decode_adapter)
+    def _full_logits(self, rows: Sequence[Judged], part: Part) -> tuple[Tensor, Tensor]:
+        model, prompts, answers = self.ground.model, [r.encoded.ids() for r in rows], [r.answer for r in rows]
+        return part.seen(*model.answer_logits(model.empty(len(rows)), prompts, answers, self.decode_adapter, part.ids))
 
     def evaluate(self) -> dict[str, Any]:
         """Recovery at `watched_k` on every set of held-out rows; how far the vectors have moved from where they started."""

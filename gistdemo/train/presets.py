@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from gistdemo.errors import UsageError
+from gistdemo.errors import UsageError, first_line
+from gistdemo.settings import Settings
 from gistdemo.train.config import ALL_LINEAR, TrainConfig
 
 
@@ -52,7 +55,7 @@ PRESETS = {
         },
     ),
     "earlier-experiment": Preset(
-        "one gist vector, nothing else, learning rate 2e-5, 2,000 rows twice: a setting that cannot move the vector",
+        "one gist vector on a frozen model, learning rate 2e-5, 2,000 rows twice: a setting that hardly moves the vector",
         {
             "mode": "embeddings",
             "anchored": False,
@@ -66,6 +69,27 @@ PRESETS = {
         },
     ),
 }
+
+
+def read_recipe(name: str, settings: Settings) -> dict[str, Any]:
+    """The settings in a recipe: a JSON file, or the name of one in assets/recipes. Files it names are meant from the project's folder.
+
+    Raises: UsageError: there is no such recipe, or it is not a JSON object.
+    """
+    folder = settings.assets_dir / "recipes"
+    path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.json"))) or "none"
+        raise UsageError(
+            f"Recipe '{name}' cannot be read ({first_line(error)}). Give one of {known}, or the path of a JSON file."
+        ) from error
+    if not isinstance(values, dict):
+        raise UsageError(f"Recipe '{name}' holds a JSON {type(values).__name__}; an object of settings is needed.")
+    if values.get("held_out"):
+        values["held_out"] = str(settings.assets_dir.parent / values["held_out"])
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def with_preset(name: str, given: dict[str, Any]) -> TrainConfig:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,19 @@ import torch
 
 from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, Manifest
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import Entry, find_checkpoint, list_checkpoints
+from gistdemo.checkpoint.registry import find_checkpoint, find_row
 from gistdemo.checkpoint.store import describe, save_checkpoint
 from gistdemo.errors import TrainingError
 from gistdemo.evaluate.earlier_format import training_metrics
 from gistdemo.evaluate.judge import judge
 from gistdemo.memory import keep_freed_memory
-from gistdemo.prompts import PLAIN, template_for
+from gistdemo.model.embedded import EMBEDDED
+from gistdemo.prompts import template_for
 from gistdemo.settings import Settings
 from gistdemo.train.card import write_card
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop, recent_loss
-from gistdemo.train.objectives import TRAINED, GistLearning, Ground, LanguageModeling
+from gistdemo.train.objectives import TRAINED, GistLearning, Ground
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +53,15 @@ def train(
         torch.set_num_threads(config.threads)
     if config.device != "auto":
         settings = dataclasses.replace(settings, device=config.device)
-    ground, manifest, folders = open_ground(config, settings)
+    ground = open_ground(config, settings)
     log.info("backbone in %s on %s", ground.model.dtype, ground.model.device)
-    objective = GistLearning(config, ground, settings, should_stop) if config.gist else LanguageModeling(config, ground)
+    objective = GistLearning(config, ground, settings, should_stop)
     last = Loop(config, objective, run_dir, should_stop).run()
     folder = out or run_dir / "checkpoint"
-    _export(config, objective, ground, manifest, folders, last, folder)
+    _export(config, objective, ground, settings, last, folder)
     _write_metrics(run_dir, find_checkpoint(str(folder), settings.checkpoint_dirs).manifest)
-    if config.gist:
-        held = {"": objective.rows.held} | ({"long": objective.rows.held_long} if objective.rows.held_long else {})
-        _judge(folder, held, config, settings)
+    held = {"": objective.rows.held} | ({"long": objective.rows.held_long} if objective.rows.held_long else {})
+    _judge(folder, held, config, settings)
     log.info("checkpoint written: %s", folder)
     return folder
 
@@ -79,39 +78,16 @@ def training_dtype(config: TrainConfig, device: str) -> torch.dtype:
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
-def open_ground(config: TrainConfig, settings: Settings) -> tuple[Ground, dict[str, Any], dict[str, Path]]:
-    """Load what the run stands on: a backbone, or a checkpoint of mode `lm` (a tuned or stand-in backbone).
+def open_ground(config: TrainConfig, settings: Settings) -> Ground:
+    """Load the backbone a run stands on.
 
-    Returns the ground, the manifest fields that follow from it, and adapter folders that the new checkpoint must carry along.
+    Raises: TrainingError: the name is a checkpoint's. BackboneError: it cannot be had.
     """
-    pool = ModelPool(settings, training_dtype(config, settings.device))
-    entry = _named_checkpoint(config.backbone, settings)
-    if entry is None:
-        base = pool.backbone(config.backbone)
-        template = template_for(base.tokenizer, base.kind) if config.gist else PLAIN
-        encoder, adapter, folders, stand_in, name = base.encoder(template, settings), None, {}, not config.gist, config.backbone
-    else:
-        if entry.manifest.mode != "lm" or config.mode not in ("embeddings", "joint"):
-            raise TrainingError(
-                f"Mode {config.mode} cannot be trained on '{config.backbone}', a checkpoint of mode {entry.manifest.mode}. Choose its "
-                f"backbone '{entry.manifest.backbone}'; modes embeddings and joint are trained on checkpoints of mode lm too."
-            )
-        base, loaded = pool.checkpoint(entry)
-        encoder, adapter, stand_in, name = loaded.encoder, loaded.decode_adapter, entry.manifest.stand_in, entry.manifest.backbone
-        folders = {BACKBONE_ADAPTER_DIR: entry.folder / BACKBONE_ADAPTER_DIR}
-    ground = Ground(base.model, base.engine, encoder, base.digest, adapter)
-    return ground, {"backbone": name, "backbone_digest": base.digest, "stand_in": stand_in, "template": encoder.template}, folders
-
-
-def _named_checkpoint(name: str, settings: Settings) -> Entry | None:
-    """The checkpoint of that name or path; None where the name is not a checkpoint's, so that it must be a backbone's.
-
-    Raises: CheckpointError: the checkpoint is broken.
-    """
-    names = {entry.name for entry in list_checkpoints(settings.checkpoint_dirs)}
-    if name not in names and not os.path.isfile(os.path.join(name, "manifest.json")):
-        return None
-    return find_checkpoint(name, settings.checkpoint_dirs)
+    row = find_row(config.backbone, settings)
+    if row.has_gist:
+        raise TrainingError(f"'{row.name}' is a checkpoint; a gist is trained on a backbone. Choose its backbone '{row.backbone}'.")
+    base = ModelPool(settings, training_dtype(config, settings.device)).backbone(row.backbone)
+    return Ground(base.model, base.engine, base.encoder(template_for(base.tokenizer, base.kind), settings), base.digest)
 
 
 def _claim(run_dir: Path, config: TrainConfig) -> None:
@@ -124,31 +100,27 @@ def _claim(run_dir: Path, config: TrainConfig) -> None:
     path.write_text(config.to_json(), encoding="utf-8")
 
 
-def _export(
-    config: TrainConfig, objective: Any, ground: Ground, fields: dict[str, Any], folders: dict[str, Path], last: dict[str, Any], out: Path
-) -> None:
-    adapters: dict[str, Any] = dict(folders)
+def _export(config: TrainConfig, objective: GistLearning, ground: Ground, settings: Settings, last: dict[str, Any], out: Path) -> None:
     whole = config.mode == "joint" and config.weights == "all"
-    if config.mode == "lm" or (config.mode == "joint" and not whole):
-        adapters[BACKBONE_ADAPTER_DIR] = TRAINED
-    elif config.mode == "compressor":
-        adapters[COMPRESSOR_DIR] = TRAINED
-    settings = {k: v for k, v in json.loads(config.to_json()).items() if k not in ("data", "validation")}
+    adapters = {"compressor": {COMPRESSOR_DIR: TRAINED}, "joint": {} if whole else {BACKBONE_ADAPTER_DIR: TRAINED}}.get(config.mode, {})
     manifest = Manifest(
         name=config.name,
         title=config.title or config.name,
         summary=config.summary,
         mode=config.mode,
-        max_k=config.ks[-1] if config.gist else 0,
-        trained_k=config.ks if config.gist else (),
+        backbone=config.backbone,
+        backbone_digest=ground.digest,
+        template=ground.encoder.template,
+        max_k=config.ks[-1],
+        trained_k=config.ks,
         has_compressor=COMPRESSOR_DIR in adapters,
         has_backbone_adapter=BACKBONE_ADAPTER_DIR in adapters,
         files={},
-        anchored=config.gist and config.anchored,
+        anchored=config.anchored,
         has_weights=whole,
         training={
             "command": config.command(),
-            "settings": settings,
+            "settings": config.recipe(),
             "data": objective.describe_data(),
             "steps": last["steps"],
             "seconds": last["seconds"],
@@ -156,11 +128,19 @@ def _export(
             "dtype": str(ground.model.dtype).removeprefix("torch."),
             "torch": torch.__version__,
         },
-        recovery={name: last[name] for name in ("held_out_nll", "gist_shift") if name in last},
-        **fields,
+        recovery={"gist_shift": last["gist_shift"]} if "gist_shift" in last else {},
     )
-    slots, marks = (objective.slots, objective.rows.marks) if config.gist else (None, ())
-    save_checkpoint(out, manifest, ground.model, slots, adapters, write_card(manifest), marks)
+    texts = licence_texts(config.backbone, settings)
+    save_checkpoint(out, manifest, ground.model, objective.slots, adapters, write_card(manifest), objective.rows.marks, texts)
+
+
+def licence_texts(backbone: str, settings: Settings) -> dict[str, str]:
+    """Files that must travel with what is made from an embedded model: its licence, and the notice that licence asks for."""
+    model = EMBEDDED.get(backbone)
+    if model is None:
+        return {}
+    texts = {"LICENCE.txt": (settings.assets_dir / "licences" / model.licence_file).read_text(encoding="utf-8")}
+    return texts | ({"NOTICE.txt": f"{model.notice}\n"} if model.notice else {})
 
 
 def _write_metrics(run_dir: Path, manifest: Manifest) -> None:
@@ -171,8 +151,7 @@ def _write_metrics(run_dir: Path, manifest: Manifest) -> None:
 
 def _judge(folder: Path, held: dict[str, Any], config: TrainConfig, settings: Settings) -> None:
     """Measure the saved checkpoint and write the figures into its manifest and card."""
-    entry = find_checkpoint(str(folder), settings.checkpoint_dirs)
-    base, loaded = ModelPool(settings).checkpoint(entry)
+    base, loaded = ModelPool(settings).row(find_row(str(folder), settings))
     figures = judge(base, loaded, held, config.ks, config.answer_tokens, settings)
     manifest = dataclasses.replace(loaded.manifest, recovery=loaded.manifest.recovery | figures)
     describe(folder, manifest, write_card(manifest))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +9,6 @@ import gradio as gr
 
 from gistdemo import __version__
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, ExampleSources
 from gistdemo.errors import GistDemoError, one_line
@@ -25,52 +19,7 @@ from gistdemo.ui.checkpoints_tab import CheckpointsTab
 from gistdemo.ui.compare_tab import CompareTab
 from gistdemo.ui.evaluate_tab import EvaluateTab
 from gistdemo.ui.train_tab import TrainTab, Watch
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class WarmUp:
-    """Loads the backbones of the usable checkpoints in the background, so that the first comparison need not wait."""
-
-    settings: Settings
-    pool: ModelPool
-    message: str = "Getting ready"
-    fraction: float | None = 0.0
-    failed: bool = False
-    done: bool = False
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="warm-up", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            for entry in list_checkpoints(self.settings.checkpoint_dirs):
-                if entry.manifest and entry.manifest.max_k:
-                    self.pool.checkpoint(entry, self._report)
-            self.message, self.fraction = "Ready: pick an example and press Compare", None
-        except GistDemoError as error:
-            self.message, self.fraction, self.failed = one_line(error), None, True
-        except Exception:
-            log.exception("warm-up failed")
-            self.message, self.fraction, self.failed = "The models could not be loaded; the log of the server has the details.", None, True
-        finally:
-            self.done = True
-
-    def _report(self, message: str, fraction: float) -> None:
-        self.message, self.fraction = message, fraction
-
-    def watch(self) -> Iterator[str]:
-        """Status lines until the models are in memory; ends by itself."""
-        shown = None
-        while True:
-            done, line = self.done, panels.status(self.message, self.fraction, "error" if self.failed else "info" if self.done else "busy")
-            if line != shown:
-                shown = line
-                yield line
-            if done:
-                return
-            time.sleep(0.3)
+from gistdemo.ui.warm_up import WarmUp
 
 
 def build_app(
@@ -89,7 +38,9 @@ def build_app(
     with gr.Blocks(title="gistdemo: full, gist and truncated prompts side by side", analytics_enabled=False) as page:
         with gr.Row(elem_classes="gd-header"):
             gr.HTML(HEADER, padding=False)
-            status = gr.HTML(panels.status("Getting ready", 0.0, "busy"), padding=False, elem_id="gd-status-line")
+            with gr.Column(min_width=260):
+                status = gr.HTML(panels.status(warm_up.opening(), 0.0, "busy"), padding=False, elem_id="gd-status-line")
+                models = gr.HTML("", padding=False, elem_id="gd-models")
         with gr.Tabs(elem_id="gd-tabs") as tabs:
             with gr.Tab("Compare", id="compare") as compare_tab:
                 tab = CompareTab(settings, pool, sources, local)
@@ -108,7 +59,7 @@ def build_app(
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         checkpoints_tab.select(shelf.refresh, shelf.chosen, [shelf.listing, shelf.chosen], queue=False, **quick)
         gr.on([compare_tab.select, page.load], tab.offered, None, tab.checkpoints, queue=False, **quick)
-        page.load(warm_up.watch, None, status, concurrency_limit=None, **quick)
+        page.load(warm_up.watch, None, [status, models], concurrency_limit=None, **quick)
         _restore_from_link(page, tab, quick)
         evaluate_tab.select(evaluation.offered, None, evaluation.checkpoints, queue=False, **quick)
         training.on_load(page)

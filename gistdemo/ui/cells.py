@@ -6,7 +6,7 @@ import html
 import itertools
 from collections.abc import Sequence
 
-from gistdemo.checkpoint.manifest import Manifest
+from gistdemo.checkpoint.registry import ModelRow
 from gistdemo.conditions import CONDITIONS
 from gistdemo.grid import Cell, Snapshot
 from gistdemo.metrics import Diagnosis, Flag
@@ -35,32 +35,38 @@ def escape(text: str) -> str:
     return html.escape(visible, quote=True)
 
 
-def grid(snapshot: Snapshot, manifests: dict[str, Manifest]) -> str:
-    """The whole grid: one row per checkpoint, one card per condition."""
+def grid(snapshot: Snapshot, shown: dict[str, ModelRow]) -> str:
+    """The whole grid: one row per checkpoint or backbone, one card per condition. shown: what is known of the rows, by name."""
     rows = []
     for checkpoint in dict.fromkeys(cell.checkpoint for cell in snapshot.cells):
         cells = [cell for cell in snapshot.cells if cell.checkpoint == checkpoint]
         cards = "".join(card(cell) for cell in cells)
         rows.append(
-            f'<section class="gd-row">{row_head(checkpoint, manifests.get(checkpoint))}<div class="gd-cards gd-n{len(cells)}">{cards}</div></section>'
+            f'<section class="gd-row">{row_head(checkpoint, shown.get(checkpoint))}<div class="gd-cards gd-n{len(cells)}">{cards}</div></section>'
         )
     return f'<div class="gd-grid" data-finished="{str(snapshot.finished).lower()}">{"".join(rows)}</div>'
 
 
-def row_head(name: str, manifest: Manifest | None) -> str:
-    """Name, kind and one line about a checkpoint."""
-    if manifest is None:
+def row_head(name: str, row: ModelRow | None) -> str:
+    """Title, kind, model and one line about a row."""
+    if row is None:
         return f'<header class="gd-rowhead"><h3>{escape(name)}</h3></header>'
-    kind = "base stand-in" if manifest.stand_in else "base" if manifest.template.name == "plain" else "instruct"
-    chips = f'<span class="gd-chip gd-kind">{kind}</span><span class="gd-chip">{escape(manifest.mode)}</span>'
-    return f'<header class="gd-rowhead"><h3>{escape(manifest.title)}</h3>{chips}<p>{escape(manifest.summary)}</p></header>'
+    model = row.embedded.title if row.embedded else row.backbone
+    chips = f'<span class="gd-chip gd-kind">{row.kind}</span>' if row.kind else ""
+    chips += f'<span class="gd-chip">{escape(row.mode)}</span><span class="gd-chip">{escape(model)}</span>'
+    return f'<header class="gd-rowhead"><h3>{escape(row.title)}</h3>{chips}<p>{escape(row.summary)}</p></header>'
 
 
 def card(cell: Cell) -> str:
     """One cell: verdict, numbers, text, flags."""
     condition = CONDITIONS[cell.condition]
-    body = f'<p class="gd-error" role="alert">{escape(cell.error)}</p>' if cell.error else text_block(cell)
     verdict = _state(cell)
+    if verdict == "absent":
+        return (
+            f'<article class="gd-card gd-absent" data-checkpoint="{escape(cell.checkpoint)}" data-condition="{cell.condition}" data-status="absent">'
+            f'<header><h4 title="{escape(condition.explanation)}">{condition.title}</h4></header><p class="gd-hint">{escape(cell.note or "")}</p></article>'
+        )
+    body = f'<p class="gd-error" role="alert">{escape(cell.error)}</p>' if cell.error else text_block(cell)
     return (
         f'<article class="gd-card gd-{verdict}" data-checkpoint="{escape(cell.checkpoint)}" data-condition="{cell.condition}" data-status="{cell.status}">'
         f'<header><h4 title="{escape(condition.explanation)}">{condition.title}</h4>{badge(cell)}</header>'
@@ -71,6 +77,8 @@ def card(cell: Cell) -> str:
 def _state(cell: Cell) -> str:
     if cell.error:
         return "failed"
+    if cell.status == "done" and cell.note:
+        return "absent"
     return cell.diagnosis.verdict if cell.diagnosis else cell.status
 
 
@@ -128,7 +136,7 @@ def rouge_line(cell: Cell) -> str:
 def text_block(cell: Cell) -> str:
     """The raw answer with flagged places marked, and why it ended."""
     if not cell.text:
-        words = {"waiting": "…", "running": "…"}.get(cell.status, "(the model said nothing)")
+        words = escape(cell.note or "…") if cell.status in ("waiting", "running") else "(the model said nothing)"
         return f'<div class="gd-text gd-none" tabindex="0">{words}</div>{_finish(cell)}'
     marked = highlight(cell.text, cell.diagnosis.flags if cell.diagnosis else ())
     caret = '<span class="gd-caret" aria-hidden="true"></span>' if cell.status == "running" else ""

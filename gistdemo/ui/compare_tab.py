@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.checkpoint.registry import ModelRow, find_row, list_rows
 from gistdemo.compare import compare, reusable
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, ExampleSources, Listed, search, surprise
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
 INPUT_FILTERS = {"all": None, "with input": True, "no input": False}
 BUDGETS = (1, 2, 4, 8, 16)
+DEFAULT_ROWS = ("base", "base-joint", "instruct")
 OPENING = 73  # the embedded example in the form at the start: its first four tokens say nothing of its subject
 
 
@@ -75,6 +76,7 @@ class CompareTab:
     def __init__(self, settings: Settings, pool: ModelPool, sources: ExampleSources, local: bool):
         self.settings, self.pool, self.sources, self.local = settings, pool, sources, local
         self.running = Running()
+        self._added: list[ModelRow] = []
 
     # --- widgets ---------------------------------------------------------------------------------------------------
 
@@ -149,17 +151,22 @@ class CompareTab:
                 first.output, label="Reference answer (optional, for ROUGE)", lines=2, max_lines=6, min_width=240, elem_id="gd-reference"
             )
         with gr.Row(elem_classes="gd-tight"):
-            self.checkpoints = gr.CheckboxGroup(usable, value=[n for _, n in usable], label="Checkpoints (rows)", elem_id="gd-checkpoints")
+            self.checkpoints = gr.CheckboxGroup(usable, value=self.default_rows(), label="Models (rows)", elem_id="gd-checkpoints")
             titles = [(condition.title, name) for name, condition in CONDITIONS.items()]
             self.conditions = gr.CheckboxGroup(
                 titles, value=list(DEFAULT_CONDITIONS), label="Conditions (columns)", elem_id="gd-conditions"
             )
+        self.notice = gr.HTML(panels.notices(row.backbone for row in self.rows_offered()), padding=False, elem_id="gd-notice")
         with gr.Row(elem_classes="gd-tight gd-action"):
             self.k = gr.Slider(
                 1, BUDGETS[-1], value=4, step=1, label="k: gist tokens, and the budget of Truncated", elem_id="gd-k", scale=3
             )
             self.go = gr.Button("Compare", variant="primary", elem_id="gd-compare", scale=1, min_width=110)
             self.stop = gr.Button("Stop", variant="stop", elem_id="gd-stop", scale=1, min_width=80)
+        with gr.Accordion("Another model as a row", open=False, visible=self.local):
+            hint = "A hub id (meta-llama/Llama-3.1-8B) or the folder of a model: shown as it is, without a gist"
+            self.model = gr.Textbox(label="Backbone", info=hint, elem_id="gd-model", max_lines=1)
+            self.add_model = gr.Button("Add row", size="sm", elem_id="gd-add-model")
         with gr.Accordion("Generation settings", open=False):
             with gr.Row(elem_classes="gd-tight"):
                 self.limit = gr.Slider(1, self.settings.max_new_tokens, value=96, step=1, label="Answer limit (tokens)", elem_id="gd-limit")
@@ -181,6 +188,7 @@ class CompareTab:
         self.load.click(
             self.load_source, self.path, [self.source, self.table, self.category, status], show_progress="hidden", api_visibility="private"
         )
+        gr.on([self.add_model.click, self.model.submit], self.add_row, [self.model, self.checkpoints], [self.checkpoints, status], **quick)
         settings = [self.checkpoints, self.conditions, self.k, self.limit, self.temperature, self.top_p, self.seed]
         watched = [self.grid, self.seen, status, self.export, self.last]
         heavy: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "model", "api_visibility": "private"}
@@ -212,13 +220,36 @@ class CompareTab:
     # --- handlers --------------------------------------------------------------------------------------------------
 
     def offered(self) -> gr.CheckboxGroup:
-        """The checkpoints of this moment: one that was trained meanwhile can be chosen, what is chosen stays."""
+        """The rows of this moment: a checkpoint that was trained meanwhile can be chosen, what is chosen stays."""
         return gr.CheckboxGroup(self.checkpoint_choices())
 
+    def rows_offered(self) -> list[ModelRow]:
+        """Usable checkpoints, embedded models, and backbones that were added by hand; broken checkpoints are listed in the Checkpoints tab."""
+        offered = list_rows(self.settings)
+        names = {row.name for row in offered}
+        return [*offered, *(row for row in self._added if row.name not in names)]
+
     def checkpoint_choices(self) -> list[tuple[str, str]]:
-        """(title, name) of every checkpoint with gist tokens; broken ones are listed in the Checkpoints tab."""
-        entries = list_checkpoints(self.settings.checkpoint_dirs)
-        return [(e.manifest.title, e.name) for e in entries if e.manifest and e.manifest.max_k]
+        """(title, name) of every row that can be chosen."""
+        return [(row.title if row.has_gist else f"{row.title} (no gist)", row.name) for row in self.rows_offered()]
+
+    def default_rows(self) -> list[str]:
+        """The rows chosen at the start: the three that tell the story; where they are not all there, whatever has a gist."""
+        names = [row.name for row in self.rows_offered() if row.has_gist]
+        return [name for name in DEFAULT_ROWS if name in names] or names
+
+    def add_row(self, name: str, chosen: list[str]) -> tuple[Any, str]:
+        """Offer and choose a backbone by hub id or folder. It is fetched when it is first compared."""
+        try:
+            if not self.local:
+                raise UsageError("Other models can be added only on your own machine.")
+            row = find_row(name.strip(), self.settings)
+        except GistDemoError as error:
+            return gr.skip(), panels.status(one_line(error), kind="error")
+        if row.name not in {known.name for known in self.rows_offered()}:
+            self._added.append(row)
+        line = panels.status(f"'{row.title}' is a row now; press Compare")
+        return gr.CheckboxGroup(self.checkpoint_choices(), value=[*chosen, *({row.name} - set(chosen))]), line
 
     def _found(self, source: str, text: str = "", category: str = "any kind", with_input: str = "all") -> list[Listed]:
         chosen = "" if category == "any kind" else category
@@ -287,7 +318,7 @@ class CompareTab:
         return CompareRequest(Example(instruction or "", given or "", reference or ""), chosen, columns, int(k), sampling)
 
     def _watch(self, request: CompareRequest, page: str, kept: tuple[Cell, ...] = ()) -> Iterator[tuple]:
-        manifests = {e.name: e.manifest for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest}
+        shown = {row.name: row for row in self.rows_offered()}
         stop = self.running.start(page)
         try:
             for snapshot in compare(request, self.pool, stop, kept=kept):
@@ -295,7 +326,7 @@ class CompareTab:
                     return
                 kind = "info" if snapshot.finished else "busy"
                 line = panels.status(_summary(snapshot) if snapshot.finished else snapshot.message, snapshot.fraction, kind)
-                drawn = cells.grid(snapshot, manifests)
+                drawn = cells.grid(snapshot, shown)
                 if snapshot.finished:
                     export = gr.DownloadButton(value=_export(request, snapshot), interactive=True)
                     yield drawn, cells.seen_by_model(snapshot), line, export, (request, snapshot.cells)

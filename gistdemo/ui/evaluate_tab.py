@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.checkpoint.registry import list_rows
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
 from gistdemo.data.examples import OWN_EXAMPLES, named_source
@@ -65,8 +65,8 @@ class EvaluateTab:
         self._wire(status)
 
     def _form(self) -> None:
-        names = self._checkpoint_names()
-        self.checkpoints = gr.CheckboxGroup(names, value=names, label="Checkpoints", elem_id="gd-ev-checkpoints")
+        with_gist = [row.name for row in list_rows(self.settings) if row.has_gist]
+        self.checkpoints = gr.CheckboxGroup(self._names(), value=with_gist, label="Models", elem_id="gd-ev-checkpoints")
         titles = [(condition.title, name) for name, condition in CONDITIONS.items()]
         self.conditions = gr.CheckboxGroup(titles, value=list(DEFAULT_CONDITIONS), label="Conditions", elem_id="gd-ev-conditions")
         self.ks = gr.CheckboxGroup([str(k) for k in BUDGETS], value=["4"], label="k", elem_id="gd-ev-ks")
@@ -172,19 +172,20 @@ class EvaluateTab:
 
     # --- form ---------------------------------------------------------------------------------------------------------
 
-    def _checkpoint_names(self) -> list[str]:
-        return [e.name for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest and e.manifest.max_k]
+    def _names(self) -> list[str]:
+        """Everything that can be measured: checkpoints, and embedded models as they are."""
+        return [row.name for row in list_rows(self.settings)]
 
     def offered(self) -> Any:
-        """The checkpoints of this moment; what is chosen stays."""
-        return gr.CheckboxGroup(self._checkpoint_names())
+        """The models of this moment; what is chosen stays."""
+        return gr.CheckboxGroup(self._names())
 
     def request(self, checkpoints, conditions, ks, data, rows, seed, limit, recovery) -> EvaluationRequest:
         """What a form stands for. Raises UsageError: values that are not allowed."""
         source = named_source(data, self.settings)
         if not self.local and source != str(self.settings.examples_file) and Path(source).exists():
             raise UsageError(f"'{source}' is a file of the server. Give a hub dataset id such as tatsu-lab/alpaca.")
-        order = self._checkpoint_names()
+        order = self._names()
         chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
         columns = tuple(name for name in CONDITIONS if name in conditions)
         numbers = tuple(sorted(int(k) for k in ks))
@@ -334,9 +335,10 @@ class EvaluateTab:
         examples = self.answers(found)[1] if found else []
         if number is None or not 0 <= number < len(examples):
             return None
-        known = self._checkpoint_names()
+        known = self._names()
         names = [name for name in found.results["request"]["checkpoints"] if name in known]
-        return {"example": examples[int(number)], "checkpoints": names or known, "k": int(k or 4)}
+        with_gist = [row.name for row in list_rows(self.settings) if row.has_gist]
+        return {"example": examples[int(number)], "checkpoints": names or with_gist, "k": int(k or 4)}
 
     def prepared(self, chosen: str | None) -> tuple[Any, str]:
         """Write the report and all tables of an evaluation."""

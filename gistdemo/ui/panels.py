@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gistdemo.checkpoint.manifest import Manifest
 from gistdemo.checkpoint.registry import Entry
 from gistdemo.conditions import CONDITIONS
+from gistdemo.model.embedded import EMBEDDED
 from gistdemo.ui.cells import MARKS, escape
 
 
@@ -15,6 +16,15 @@ def status(message: str, fraction: float | None = None, kind: str = "info") -> s
     """The status line, announced to screen readers. kind: info, busy, error."""
     bar = "" if fraction is None else f'<i class="gd-bar"><b style="width:{100 * fraction:.0f}%"></b></i>'
     return f'<div id="gd-status" class="gd-status gd-s-{kind}" role="status" aria-live="polite"><span>{escape(message)}</span>{bar}</div>'
+
+
+def models(states: Sequence[tuple[str, float | None, str]]) -> str:
+    """One line per model that is not ready: how far it is, or why it is not there. Empty where all are ready."""
+    lines = ""
+    for message, fraction, kind in states:
+        bar = "" if fraction is None else f'<i class="gd-bar"><b style="width:{100 * fraction:.0f}%"></b></i>'
+        lines += f'<p class="gd-model gd-s-{"error" if kind == "failed" else "busy"}"><span>{escape(message)}</span>{bar}</p>'
+    return lines
 
 
 def checkpoints(entries: Sequence[Entry]) -> str:
@@ -34,7 +44,7 @@ def _entry(entry: Entry) -> str:
     size = sum(f["bytes"] for f in m.files.values()) / 1e6
     facts = [
         ("mode", m.mode),
-        ("backbone", m.backbone + (" (tuned into a stand-in)" if m.stand_in else "")),
+        ("backbone", EMBEDDED[m.backbone].title if m.backbone in EMBEDDED else m.backbone),
         ("gist tokens", _slots(m)),
         ("size", f"{size:.1f} MB"),
         ("training", _training(m.training)),
@@ -42,8 +52,14 @@ def _entry(entry: Entry) -> str:
     rows = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return (
         f'<article class="gd-ck"><header><h4>{escape(m.title)}</h4><span class="gd-badge gd-b-healthy">● usable</span></header>'
-        f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_verdicts(entry)}{_recovery(entry)}</article>'
+        f'<p>{escape(m.summary)}</p><dl class="gd-numbers">{rows}</dl>{_verdicts(entry)}{_recovery(entry)}{notices([m.backbone])}</article>'
     )
+
+
+def notices(backbones: Iterable[str]) -> str:
+    """What the licences of these models ask to show, each once; empty where they ask for nothing."""
+    found = dict.fromkeys(EMBEDDED[name].notice for name in backbones if name in EMBEDDED and EMBEDDED[name].notice)
+    return "".join(f'<p class="gd-notice">{escape(text)}</p>' for text in found)
 
 
 SHOWN_K = 4  # where one budget has to stand for all
@@ -56,8 +72,6 @@ TARGETS = {
 
 
 def _slots(m: Manifest) -> str:
-    if not m.max_k:
-        return "none: a backbone for others"
     return f"{m.max_k}, {'each anchored to a stretch of the instruction' if m.anchored else 'appended to the instruction'}"
 
 

@@ -11,14 +11,15 @@ from typing import Any
 import gradio as gr
 
 from gistdemo.checkpoint.manifest import MODES
-from gistdemo.checkpoint.registry import list_checkpoints
+from gistdemo.checkpoint.registry import list_checkpoints, list_rows
 from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
 from gistdemo.data.examples import OWN_EXAMPLES, named_source
 from gistdemo.errors import GistDemoError, UsageError, one_line
-from gistdemo.jobs.estimate import EMBEDDED, estimate
+from gistdemo.jobs.estimate import estimate
 from gistdemo.jobs.progress import Progress, ProgressReader, tail
 from gistdemo.jobs.queue import OUTPUT, Jobs
 from gistdemo.jobs.record import Job
+from gistdemo.model.embedded import SMOLLM2, chosen
 from gistdemo.settings import Settings
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
@@ -79,13 +80,13 @@ class TrainTab:
             self.name = gr.Textbox("my-gist", label="Name", max_lines=1, elem_id="gd-name", min_width=110)
             self.backbone = gr.Dropdown(
                 self._backbones(),
-                value=EMBEDDED,
+                value=SMOLLM2.name,
                 label="Backbone (or hub id, or path)",
                 allow_custom_value=True,
                 elem_id="gd-backbone",
                 scale=2,
             )
-            self.mode = gr.Dropdown([m for m in MODES if m != "lm"], value=values.mode, label="Mode", elem_id="gd-mode", min_width=160)
+            self.mode = gr.Dropdown(list(MODES), value=values.mode, label="Mode", elem_id="gd-mode", min_width=160)
         with gr.Row(elem_classes="gd-tight"):
             hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
             self.data = gr.Textbox(OWN_EXAMPLES, label="Training rows", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-data")
@@ -163,8 +164,7 @@ class TrainTab:
         page.load(self.describe, form, [self.plan, self.command], **quick)
 
     def _backbones(self) -> list[str]:
-        tuned = [e.name for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest and e.manifest.mode == "lm"]
-        return [EMBEDDED, *tuned]
+        return [model.name for model in chosen(self.settings)]
 
     # --- form ---------------------------------------------------------------------------------------------------------
 
@@ -288,18 +288,16 @@ class TrainTab:
     def to_compare(self, job_id: str | None) -> list[str]:
         """The rows that show a finished job's checkpoint beside its backbone.
 
-        Where the decoder is the backbone's own, the checkpoint's column Full is the backbone; else a checkpoint whose decoder
-        is the plain backbone stands beside it, if there is one. Raises: UsageError: the job has no checkpoint to compare.
+        Where the decoder is the backbone's own, the checkpoint's column Full is the backbone; else the backbone is a row of its own.
+        Raises: UsageError: the job has no checkpoint to compare.
         """
         job = self.chosen(job_id)
-        found = {e.name: e.manifest for e in list_checkpoints(self.settings.checkpoint_dirs) if e.manifest and e.manifest.max_k}
+        found = {row.name: row for row in list_rows(self.settings) if row.has_gist}
         if job is None or job.kind != "train" or job.state != "done" or job.settings["name"] not in found:
             raise UsageError("This job has no checkpoint to compare (yet). Choose a training job that is done.")
-        name = job.settings["name"]
-        if not (found[name].has_backbone_adapter or found[name].has_weights):
-            return [name]
-        plain = [n for n, m in found.items() if m.backbone == found[name].backbone and not (m.has_backbone_adapter or m.has_weights)]
-        return [name, *plain[:1]]
+        row = found[job.settings["name"]]
+        tuned = row.manifest.has_backbone_adapter or row.manifest.has_weights
+        return [row.name, row.backbone] if tuned else [row.name]
 
     def remove(self, job_id: str | None, sure: bool) -> tuple[str, bool]:
         if job_id is None or not sure:

@@ -1,0 +1,157 @@
+"""Check F3 loop: text that goes round, in copies that are equal, or that differ in nothing but numbers, or of a few lines in turns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from gistdemo.metrics.flags import ASKS_FOR_CODE, ASKS_FOR_SERIES, ASKS_TO_REPEAT, Answer, Flag, Severity, Span
+from gistdemo.metrics.near_loops import NearLoop, find_beginning, find_near_loops, runs
+from gistdemo.metrics.repetition import Loop, Units, copies, find_loop, one_line
+
+# What an instruction asks for that may hold a run of numbers, or empty items, or the same lines again.
+ASKS_FOR_FIGURES = re.compile(
+    r"\b(arrays?|sort(ed)?|range|sequence|series|factors|tables?|charts?|data ?set|years?|when|since|dates?|calendar|matri(x|ces))\b",
+    re.IGNORECASE,
+)
+ASKS_FOR_BLANKS = re.compile(
+    r"\b(blanks?|templates?|forms?|outlines?|skeletons?|surveys?|questionnaires?|worksheets?|placeholders?|checklists?|layouts?)\b",
+    re.IGNORECASE,
+)
+ASKS_FOR_VERSE = re.compile(r"\b(poems?|songs?|lyrics|chorus|refrain|verses?|rhymes?|rap|haikus?)\b", re.IGNORECASE)
+
+_SPELLED = {word: n for n, word in enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)}
+_SPELLED |= {"fifteen": 15, "twenty": 20, "thirty": 30, "fifty": 50, "hundred": 100, "a hundred": 100, "one hundred": 100}
+_AMOUNT = r"(\d[\d,]*|" + "|".join(sorted(_SPELLED, key=len, reverse=True)) + ")"
+LAST_ASKED = re.compile(rf"(?:\b(?:to|until|till|through|below|under|than|between \w+ and)|\d\s?[-–])\s*{_AMOUNT}\b", re.IGNORECASE)
+HOW_MANY_ASKED = re.compile(
+    rf"\b{_AMOUNT}\s+(?:[a-z]+\s+){{0,3}}?(?:numbers|integers|multiples|digits|terms|primes|elements|values|squares|items)\b", re.IGNORECASE
+)
+END_CHARACTERS = 12  # a loop that stops so near the end of an answer went on until the limit; what follows is a cut copy
+
+
+def loop(answer: Answer) -> Iterator[Flag]:
+    """F3: the answer goes round. Of several findings the most severe one, then that of equal copies, then the longest.
+
+    Value: share (0-1) of the answer inside the loop, of its units for equal copies, of its characters for others.
+    """
+    equal = _equal_copies(answer)
+    if equal is not None and equal.severity == "fail":
+        yield equal
+        return
+    near = [flag for flag in (_near_copies(answer, found) for found in find_near_loops(answer.text, answer.words)) if flag]
+    flags = ([equal] if equal else []) + sorted(near, key=lambda flag: -(flag.value or 0))
+    if flags:
+        yield min(flags, key=lambda flag: flag.severity != "fail")
+    elif answer.finish_reason == "limit" and (span := find_beginning(answer.words)):
+        evidence = f"'{one_line(answer.text[slice(*span)])}' began for the third time, numbers apart, when the limit cut it"
+        excused = answer.may_repeat or ASKS_FOR_SERIES.search(answer.instruction or "")
+        yield Flag("F3", "loop", "info" if excused else "warn", span, evidence, (span[1] - span[0]) / len(answer.text))
+
+
+def _near_copies(answer: Answer, found: NearLoop) -> Flag | None:
+    endless = answer.finish_reason == "limit" and len(answer.text) - found.span[1] <= END_CHARACTERS
+    severity = _near_severity(answer, found, endless)
+    if severity is None:
+        return None
+    evidence = found.evidence + (", until the limit (runaway)" if endless else "")
+    return Flag("F3", "loop", severity, found.span, evidence, found.length / len(answer.text))
+
+
+def _near_severity(answer: Answer, found: NearLoop, endless: bool) -> Severity | None:
+    """Judge a near loop by what was asked for; None where it is a proper answer."""
+    if found.kind == "counting" and _asks_to_count(answer, found.numbers[-1], endless):
+        if _is_past_the_end(answer, found.numbers):
+            return "fail" if endless else "warn"
+        return None
+    if not _is_excused(answer, found):
+        return "fail"
+    return "warn" if endless else None
+
+
+def _is_excused(answer: Answer, found: NearLoop) -> bool:
+    """Whether the instruction asks for such a thing, or it is data or code; being asked for a list is no excuse."""
+    instruction = answer.instruction or ""
+    if ASKS_TO_REPEAT.search(instruction):
+        return True
+    if found.kind == "counting":
+        return False
+    if found.kind == "empty items":
+        return (ASKS_FOR_SERIES.search(instruction) or ASKS_FOR_BLANKS.search(instruction)) is not None
+    code = ASKS_FOR_CODE.search(instruction) is not None
+    if (code or not found.enumerated) and answer.is_data(answer.text[slice(*found.span)]):
+        return True
+    # "1. The poem is about a poem\n2. The poem ..." is no poem, and no series of numbers either.
+    if found.enumerated:
+        return False
+    return ASKS_FOR_SERIES.search(instruction) is not None or (not found.itemised and ASKS_FOR_VERSE.search(instruction) is not None)
+
+
+def _asks_to_count(answer: Answer, last: float, endless: bool) -> bool:
+    """Whether the prompt asks for numbers, holds a run of them or names the `last`, or asks for what may hold numbers, and they end."""
+    instruction = answer.instruction or ""
+    if ASKS_FOR_SERIES.search(instruction) or any(True for _ in runs(answer.prompt)):
+        return True
+    if any(_amount(match[1]) == last for match in LAST_ASKED.finditer(instruction)):
+        return True
+    return not endless and any(kind.search(instruction) for kind in (ASKS_FOR_FIGURES, ASKS_FOR_CODE, ASKS_FOR_BLANKS))
+
+
+def _is_past_the_end(answer: Answer, numbers: tuple[float, ...]) -> bool:
+    """Whether a run of numbers went on behind the end, or beyond the amount, that the instruction names."""
+    instruction = answer.instruction or ""
+    up = numbers[-1] > numbers[0]
+    lasts = [_amount(match[1]) for match in LAST_ASKED.finditer(instruction)]
+    if lasts:
+        return numbers[-1] > max(lasts) if up else numbers[-1] < min(lasts)
+    return any(len(numbers) > _amount(match[1]) for match in HOW_MANY_ASKED.finditer(instruction))
+
+
+def _amount(written: str) -> float:
+    spelled = _SPELLED.get(written.lower())
+    return float(written.replace(",", "")) if spelled is None else float(spelled)
+
+
+def _equal_copies(answer: Answer) -> Flag | None:
+    """A block comes at least 3 times in a row, over at least 16 units. Value: share (0-1) of units inside the loop."""
+    found = answer.loop
+    if found is None:
+        return None
+    units = answer.units
+    located = _place_loop(answer, found)
+    if located:
+        block = f"'{located[1]}'"
+    else:
+        block = "one token" if found.period == 1 else f"a block of {found.period} tokens"
+    evidence = f"{block} x {copies(found.repeats)}, {found.span} of {len(units)} {units.noun}"
+    if answer.runaway:
+        evidence += ", until the limit (runaway)"
+    severity: Severity = "warn" if answer.may_repeat else "fail"
+    return Flag("F3", "loop", severity, located[0] if located else None, evidence, found.span / len(units))
+
+
+def _place_loop(answer: Answer, found: Loop) -> tuple[Span, str] | None:
+    """Return where a loop stands in the text, and its block in short; None where the text shows no loop.
+
+    Ids without offsets tell how often, not where: the place is then that of the longest loop among the words.
+    """
+    units = answer.units
+    if not units.exact:
+        units = answer.words
+        located = find_loop(units.values, min_repeats=2, min_span=4)
+        if located is None:
+            return None
+        found = located
+    span = units.characters(found.start, found.stop)
+    return (span, one_line(_block(answer.text, units, found))) if span[0] < span[1] else None
+
+
+def _block(text: str, units: Units, found: Loop) -> str:
+    """Return the text of one copy, the one that begins a line if there is one."""
+    first = found.start
+    for start in range(found.start, found.start + found.period):
+        if text[: units.places[start][0]].endswith("\n") or text.startswith("\n", units.places[start][0]):
+            first = start
+            break
+    start, stop = units.characters(first, first + found.period)
+    return text[start:stop]
