@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from gistdemo.cli.output import log_to_stderr
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.evaluate.references import EARLIER_RUN

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.evaluate.paper_table import markdown_table
 from gistdemo.evaluate.results import find_evaluations

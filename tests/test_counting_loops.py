@@ -60,6 +60,7 @@ BAD = {
     "sentences in turns": "The sky is blue. The sea is green. The sky is blue. The sky is blue. The sea is green. The sea is green. "
     "The sky is blue. The sea is green. The sea is green. The sky is blue.",
 }
+CHORUS = "Sing with me tonight\nOver hill and stone\nLanterns burning bright\nNobody alone\nEvery window lit\nUntil morning comes\n"
 MAY_BE_VERSE = ("one paragraph", "number words", "lines in turns", "sentences in turns")  # where a poem was asked for
 GOOD = {
     "numbered list": ("List the planets.", "1. Mercury\n2. Venus\n3. Earth\n4. Mars\n5. Jupiter\n6. Saturn\n7. Uranus\n8. Neptune"),
@@ -106,6 +107,13 @@ GOOD = {
         "One, two, buckle my shoe,\nThree, four, knock at the door,\nFive, six, pick up sticks,\nSeven, eight, lay them straight",
     ),
     "even numbers": ("List the even numbers between 1 and 40.", "".join(f"{n}. {2 * n}\n" for n in range(1, 20))),
+    "chorus": (
+        "Sing!",
+        "We walked along the river when the frost was on the reeds\nAnd carried all our baskets full of apples, bread and seeds\n"
+        + CHORUS
+        + "My brother brought a fiddle and my sister brought a drum\nThe miller left his mill to ask which village we were from\n"
+        + CHORUS,
+    ),
     "dialogue": ("Write a dialogue.", "A: Hello!\nB: Hello!\nA: How are you?\nB: Fine. And you?\nA: Fine.\nB: Good.\nA: Bye!\nB: Bye!"),
 }
 ASKED = {
@@ -190,6 +198,8 @@ def test_counting_ends_where_it_was_asked_to(instruction, text, finish_reason, v
         ("Make a blank list with fifteen lines.", items("N.\n", 15), "eos", None),
         ("Write SQL that adds rows.", items("INSERT INTO t VALUES (N, 'row N');\n", 8), "eos", None),
         ("Write SQL that adds rows.", items("INSERT INTO t VALUES (N, 'row N');\n", 8), "limit", "warn"),
+        ("Show how to set up channels.", items("channel N { volume = N; }\n", 8), "eos", None),  # data, though nobody said so
+        ("Show how to set up channels.", items("channel N { volume = N; }\n", 8), "limit", "warn"),
         ("Write a script for a movie.", items("N. Write a script for the opening scene.\n", 8), "limit", "fail"),  # no code
         ("Write a song about sheep.", items("N sheep are on the hill and N sheep are in the barn.\n", 5), "eos", None),
         ("Write a song about sheep.", items("N. The song is about sheep.\n", 5), "eos", "fail"),

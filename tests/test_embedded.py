@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -624,8 +625,10 @@ def test_an_interrupted_download_ends_pip(program, toy, settings):
         if len(seen) > 1:  # the first is told before pip starts
             raise KeyboardInterrupt
 
+    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         fetch(toy, settings, stop)
+    assert time.monotonic() - start < 40  # killed, not waited for
     with pytest.raises(ProcessLookupError):
         os.kill(int(calls.read_text().split()[0]), 0)
     assert left_behind(settings) == []

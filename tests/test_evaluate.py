@@ -21,7 +21,7 @@ from gistdemo.errors import DataError, UsageError, WorkStopped
 from gistdemo.evaluate import answers as answers_module
 from gistdemo.evaluate.answers import Subject, answer, batches
 from gistdemo.evaluate.earlier_format import eval_results, sample_outputs, training_metrics
-from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows
+from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.evaluate.results import export, find_evaluations, read_results
 from gistdemo.evaluate.run import evaluate
 from gistdemo.evaluate.summary import as_table, summarise
@@ -165,6 +165,20 @@ def test_a_backbone_is_measured_beside_a_checkpoint_where_it_needs_no_gist(made,
     assert set(results["recovery"]) == {"made"} and results["request"]["checkpoints"] == ("made", "toy")
     assert str(tmp_path) not in json.dumps(results), "no folder of this machine"
     assert told[-1][0] == told[-1][1], "the bar reaches its end"
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("instruct", "instruct"),
+        ("/home/me/models/llama/", "llama"),
+        ("C:\\models\\llama", "llama"),
+        ("~/runs/mine/checkpoint", "checkpoint"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+    ],
+)
+def test_a_model_is_named_without_its_folders_and_a_hub_id_stays_whole(given, named):
+    assert model_name(given) == named and EvaluationRequest((given,), "rows.jsonl").named().checkpoints == (named,)
 
 
 def test_a_backbone_alone_can_be_measured_first(made, settings, tmp_path):

@@ -242,7 +242,7 @@ def test_an_unknown_preset_is_refused():
         with_preset("fast", {})
 
 
-RECIPES = sorted((PROJECT_DIR / "assets" / "recipes").glob("*.json"))
+RECIPES = sorted((PROJECT_DIR / "assets" / "recipes").glob("*.json"), key=lambda path: path.stem)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

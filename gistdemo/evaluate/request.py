@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import random
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,18 @@ from typing import Any
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import instruction_mark, read_rows, source_name
 from gistdemo.errors import DataError, PromptError, UsageError
+from gistdemo.model.fetching import HUB_ID
 from gistdemo.prompts import Example, PromptEncoder
 
 log = logging.getLogger(__name__)
 DEFAULT_CONDITIONS = ("full", "gist", "truncated", "none")
+
+
+def model_name(name: str) -> str:
+    """A checkpoint or backbone without the folders it lies in, which say something about one machine only; a hub id stays whole."""
+    if HUB_ID.fullmatch(name) and not os.path.isdir(name):
+        return name
+    return name.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or name
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class EvaluationRequest:
 
     def named(self) -> EvaluationRequest:
         """The same without folders: they say something about one machine only."""
-        return dataclasses.replace(self, checkpoints=tuple(source_name(name) for name in self.checkpoints), data=source_name(self.data))
+        return dataclasses.replace(self, checkpoints=tuple(model_name(name) for name in self.checkpoints), data=source_name(self.data))
 
     def command(self, out: str = "results") -> str:
         """The command line that measures this."""

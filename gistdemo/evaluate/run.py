@@ -23,13 +23,13 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_row
 from gistdemo.checkpoint.store import trained_marks
 from gistdemo.conditions import CONDITIONS
-from gistdemo.data.alpaca import rows_digest, source_name
+from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import UsageError, WorkStopped
 from gistdemo.evaluate import earlier_format
 from gistdemo.evaluate.answers import Subject, answer, batches
 from gistdemo.evaluate.judge import judge
 from gistdemo.evaluate.recovery import Judged
-from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows
+from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.evaluate.results import EXAMPLES_FILE, RESULTS_FILE, versions, write_json
 from gistdemo.evaluate.summary import summarise
 from gistdemo.json_lines import recover
@@ -108,7 +108,7 @@ def _subjects(request: EvaluationRequest, settings: Settings) -> tuple[list[Subj
                 f"Checkpoint '{name}' has {len(loaded.slots)} gist tokens but k = {max(request.ks)} was asked for. "
                 "Ask for fewer, or for conditions full, truncated and none without recovery."
             )
-        subjects.append(Subject(source_name(loaded.name), base, loaded))
+        subjects.append(Subject(model_name(loaded.name), base, loaded))
         marks |= trained_marks(row.entry.folder) if row.entry else frozenset()
     return subjects, marks
 

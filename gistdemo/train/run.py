@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, Manifest
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import find_checkpoint, find_row
+from gistdemo.checkpoint.registry import find_checkpoint, find_row, list_checkpoints
 from gistdemo.checkpoint.store import describe, save_checkpoint
 from gistdemo.errors import TrainingError
 from gistdemo.evaluate.earlier_format import training_metrics
@@ -81,12 +82,13 @@ def training_dtype(config: TrainConfig, device: str) -> torch.dtype:
 def open_ground(config: TrainConfig, settings: Settings) -> Ground:
     """Load the backbone a run stands on.
 
-    Raises: TrainingError: the name is a checkpoint's. BackboneError: it cannot be had.
+    Raises: TrainingError, CheckpointError: the name is a checkpoint's, a broken one's. BackboneError: it cannot be had.
     """
-    row = find_row(config.backbone, settings)
-    if row.has_gist:
+    name = config.backbone
+    if name in {entry.name for entry in list_checkpoints(settings.checkpoint_dirs)} or os.path.isfile(os.path.join(name, "manifest.json")):
+        row = find_row(name, settings)
         raise TrainingError(f"'{row.name}' is a checkpoint; a gist is trained on a backbone. Choose its backbone '{row.backbone}'.")
-    base = ModelPool(settings, training_dtype(config, settings.device)).backbone(row.backbone)
+    base = ModelPool(settings, training_dtype(config, settings.device)).backbone(name)
     return Ground(base.model, base.engine, base.encoder(template_for(base.tokenizer, base.kind), settings), base.digest)
 
 
