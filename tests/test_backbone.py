@@ -139,7 +139,7 @@ def test_models_whose_cache_cannot_stand_for_text_are_refused(config, words, tmp
     assert words in refusal(folder, settings)
 
 
-def test_models_with_rotary_positions_pass(settings):
+def test_models_with_rotary_positions_pass():
     for config in (
         LlamaConfig(),
         MistralConfig(),
@@ -149,7 +149,7 @@ def test_models_with_rotary_positions_pass(settings):
         AutoConfig.for_model("smollm3"),
         AutoConfig.for_model("gpt_neox"),
     ):
-        module._check_architecture(config, "name", settings)
+        module._check_architecture(config, "name")
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_fetched(settings):
@@ -162,4 +162,10 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_fetched(settin
 def test_a_model_larger_than_memory_is_refused(tmp_path, settings, monkeypatch):
     folder = save_toy(tmp_path / "toy")
     monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    assert "GB of memory as float32" in refusal(folder, settings)
+
+
+def test_a_config_that_describes_more_than_memory_holds_is_refused_before_room_is_made_for_it(tmp_path, settings):
+    folder = save_toy(tmp_path / "toy")  # tiny weights
+    LlamaConfig(vocab_size=259, hidden_size=65536, num_hidden_layers=100, intermediate_size=262144).save_pretrained(folder)
     assert "GB of memory as float32" in refusal(folder, settings)

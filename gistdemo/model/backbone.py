@@ -95,10 +95,11 @@ def load(name: str, settings: Settings, progress: Progress | None = None, dtype:
     device = _device(settings.device)
     path = resolve(name, settings, lambda message, fraction: report(message, 0.8 * fraction))
     report(f"Loading {name}", 0.8)
-    _check_architecture(_read_config(path, name), name, settings)
+    config = _read_config(path, name)
+    _check_architecture(config, name)
     tokenizer = _load_tokenizer(path, name)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    _check_memory(path, name, dtype)
+    _check_memory(path, name, config, dtype)
     model = _load_model(path, name, dtype, device)
     embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
@@ -136,7 +137,7 @@ def _read_config(path: Path, name: str) -> Any:
         ) from error
 
 
-def _check_architecture(config: Any, name: str, settings: Settings) -> None:
+def _check_architecture(config: Any, name: str) -> None:
     """Refuse models whose cached keys and values cannot stand for text at given positions."""
     allowed = "Allowed are decoder-only models with rotary positions, such as Llama, Qwen or SmolLM2."
     what = f"Backbone '{name}' ({config.model_type})"
@@ -180,8 +181,11 @@ def _load_tokenizer(path: Path, name: str) -> Any:
     return tokenizer
 
 
-def _check_memory(path: Path, name: str, dtype: torch.dtype) -> None:
-    needed = sum(count_values(file) for file in weight_files(path, name)) * dtype.itemsize
+def _check_memory(path: Path, name: str, config: Any, dtype: torch.dtype) -> None:
+    """transformers makes room for what config.json describes, even where the files hold less."""
+    with torch.device("meta"):
+        described = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
+    needed = max(described, sum(count_values(file) for file in weight_files(path, name))) * dtype.itemsize
     free = psutil.virtual_memory().available
     if needed > free:
         raise BackboneError(
