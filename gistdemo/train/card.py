@@ -32,6 +32,8 @@ def write_card(manifest: Manifest) -> str:
     lines += [
         f"- Mode: `{manifest.mode}`; gist tokens: {manifest.max_k} (trained budgets {', '.join(map(str, manifest.trained_k)) or 'none'})",
     ]
+    if weight := manifest.training.get("settings", {}).get("distillation_weight"):
+        lines.append(f"- Unlike the paper, the gist is also taught by the full prompt under the same weights: KL, weight {weight:g}.")
     lines += [f"- {ANCHORED}", ""] if manifest.anchored else [""]
     for target, title in TARGETS.items():
         if target in manifest.recovery:
