@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,16 @@ from gistdemo.model.embedded import EMBEDDED, EmbeddedModel, Wheel, chosen, fetc
 from gistdemo.settings import Settings
 
 REAL = dict(EMBEDDED)
+
+
+@pytest.fixture(autouse=True)
+def records_as_they_were() -> Iterator[None]:
+    """monkeypatch puts a deleted record back at the end; their order says which model is fetched first."""
+    yield
+    EMBEDDED.clear()
+    EMBEDDED.update(REAL)
+
+
 FULL = OSError(errno.ENOSPC, "No space left on device")
 NO_NETWORK = """\
 WARNING: Retrying (Retry(total=0, connect=None, read=None)) after connection broken by 'NewConnectionError: Failed to establish': /simple/
