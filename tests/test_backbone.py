@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,3 +171,30 @@ def test_a_config_that_describes_more_than_memory_holds_is_refused_before_room_i
     folder = save_toy(tmp_path / "toy")  # tiny weights
     LlamaConfig(vocab_size=259, hidden_size=65536, num_hidden_layers=100, intermediate_size=262144).save_pretrained(folder)
     assert "GB of memory as float32" in refusal(folder, settings)
+
+
+def test_models_are_built_one_at_a_time_whatever_threads_ask_for_them(tmp_path, settings, monkeypatch):
+    """Building two at once leaves one of them without its tied head: transformers patches global state meanwhile."""
+    folders = [save_toy(tmp_path / name) for name in ("one", "two", "three")]
+    inside, most, lock = 0, 0, threading.Lock()
+    build = module._load_model
+
+    def slow(*args):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.05)
+        try:
+            return build(*args)
+        finally:
+            with lock:
+                inside -= 1
+
+    monkeypatch.setattr(module, "_load_model", slow)
+    threads = [threading.Thread(target=load, args=(str(folder), settings)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1

@@ -13,6 +13,7 @@ slots or adapters: a derived backbone is `dataclasses.replace(backbone, ...)` by
 from __future__ import annotations
 
 import contextlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,8 @@ from gistdemo.settings import Settings
 Kind = Literal["instruct", "base"]
 # types whose forward pass takes one attention mask for all layers (see `gistdemo.model.window`); read in transformers 5.23
 ONE_MASK = ("doge", "ministral3", "mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
+# transformers patches global state while it builds a model: of two models built at once, one comes out without its tied head
+BUILDING = threading.Lock()
 KNOWN = ", ".join(f"'{name}'" for name in EMBEDDED)
 
 
@@ -99,8 +102,9 @@ def load(name: str, settings: Settings, progress: Progress | None = None, dtype:
     _check_architecture(config, name)
     tokenizer = _load_tokenizer(path, name)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    _check_memory(path, name, config, dtype)
-    model = _load_model(path, name, dtype, device)
+    with BUILDING:
+        _check_memory(path, name, config, dtype)
+        model = _load_model(path, name, dtype, device)
     embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
         raise BackboneError(
