@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+PAGEOUT = 21  # MADV_PAGEOUT of mman.h, since Linux 5.4: a hint that loses nothing, whatever kind of memory it is given for
 HELD_GIB = 3.0  # a step of `standard` needs about 2 more
 
 
@@ -36,6 +37,15 @@ def return_freed_memory() -> None:
     libc = _glibc()
     if libc and resident_memory() > HELD_GIB:
         libc.malloc_trim(0)
+
+
+def page_out(tensor: Any) -> None:
+    """Take a contiguous tensor that will hardly be read again out of memory, if its pages came from a file; a later read fetches them again."""
+    if libc := _glibc():
+        page = resource.getpagesize()
+        first = -(-tensor.data_ptr() // page) * page
+        size = (tensor.data_ptr() + tensor.nbytes - first) // page * page
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(max(0, size)), PAGEOUT)
 
 
 def resident_memory() -> float:

@@ -43,6 +43,8 @@ BAD = {
     "under letters": "".join(f"{letter}) The area of the triangle\n" for letter in "abcdefghijkl"),
     "under roman numbers": "".join(f"{n}. I am a haiku\n" for n in ("I", "II", "III", "IV", "V", "VI", "VII")),
     "a label": items("N. Color:\n", 17),
+    "one word": items("N. Καλημέρα\n", 8),
+    "numbers side by side": "".join(f"{n}. {n + 9}.00\n" for n in range(1, 20)),
     "a sum": items("Step N: 2 + 3 = 5\n", 6),
     "a number inside the item": items("N. The answer is N.\n", 12),
     "one paragraph": items("N. The answer is N. ", 12),

@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+import torch
 from toy import save_toy, toy_tokenizer
 
 from gistdemo.checkpoint import pool as module
@@ -34,7 +35,7 @@ class Loader:
             assert self.gate.wait(SECONDS), "the gate was never opened"
         if self.fails:
             raise self.fails.pop(0)
-        model = SimpleNamespace(config=SimpleNamespace(hidden_size=4, max_position_embeddings=4096))
+        model = SimpleNamespace(model=torch.nn.Module(), config=SimpleNamespace(hidden_size=4, max_position_embeddings=4096))
         return LoadedBackbone(name, model, toy_tokenizer(), None, "sha256:" + "ab" * 32, "instruct")
 
 

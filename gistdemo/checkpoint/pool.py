@@ -105,7 +105,7 @@ class ModelPool:
             return place.backbone
 
     def row(self, row: ModelRow, progress: Progress | None = None) -> tuple[LoadedBackbone, LoadedCheckpoint]:
-        """Load a row and its backbone.
+        """Load a row and its backbone, made ready to answer fast; `backbone` leaves the weights as training needs them.
 
         Raises: BackboneError, CheckpointError: the backbone cannot be had, or the checkpoint does not fit it.
         """
@@ -134,12 +134,15 @@ class ModelPool:
         return LoadedBackbone(name, model, found.tokenizer, Engine(model, found.tokenizer), found.digest, found.kind)
 
     def _weights_of(self, row: ModelRow, progress: Progress) -> LoadedBackbone:
-        """The backbone of a row, or a copy of it with the checkpoint's own weights."""
+        """The backbone of a row, or a copy of it with the checkpoint's own weights, packed."""
+        from gistdemo.model.packed import pack
+
         base = self._load(row.backbone, progress)
         if row.manifest and row.manifest.has_weights:
             from gistdemo.checkpoint.store import load_weights
 
             load_weights(row.manifest, row.entry.folder, base.model.model)
+        pack(base.model.model)
         return base
 
     def _encoder(self, row: ModelRow, place: _Place) -> PromptEncoder:

@@ -60,7 +60,7 @@ def _near_copies(answer: Answer, found: NearLoop) -> Flag | None:
 
 def _near_severity(answer: Answer, found: NearLoop, endless: bool) -> Severity | None:
     """Judge a near loop by what was asked for; None where it is a proper answer."""
-    if found.kind == "counting" and _asks_to_count(answer, found.numbers[-1], endless):
+    if found.kind == "counting" and _asks_to_count(answer, found.numbers, endless):
         if _is_past_the_end(answer, found.numbers):
             return "fail" if endless else "warn"
         return None
@@ -87,12 +87,13 @@ def _is_excused(answer: Answer, found: NearLoop) -> bool:
     return ASKS_FOR_SERIES.search(instruction) is not None or (not found.itemised and ASKS_FOR_VERSE.search(instruction) is not None)
 
 
-def _asks_to_count(answer: Answer, last: float, endless: bool) -> bool:
-    """Whether the prompt asks for numbers, holds a run of them or names the `last`, or asks for what may hold numbers, and they end."""
+def _asks_to_count(answer: Answer, numbers: tuple[float, ...], endless: bool) -> bool:
+    """Whether the prompt asks for numbers, holds a run of them or names their end, or asks for what may hold numbers, and they end."""
     instruction = answer.instruction or ""
     if ASKS_FOR_SERIES.search(instruction) or any(True for _ in runs(answer.prompt)):
         return True
-    if any(_amount(match[1]) == last for match in LAST_ASKED.finditer(instruction)):
+    last, step = numbers[-1], numbers[-1] - numbers[-2]
+    if any(0 <= (_amount(match[1]) - last) / step <= 1 for match in LAST_ASKED.finditer(instruction)):
         return True
     return not endless and any(kind.search(instruction) for kind in (ASKS_FOR_FIGURES, ASKS_FOR_CODE, ASKS_FOR_BLANKS))
 

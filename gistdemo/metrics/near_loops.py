@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Literal
 
 from gistdemo.metrics.repetition import LOOP_REPEATS, Loop, Units, find_loop, one_line
@@ -20,7 +20,8 @@ NUMBER = "№"  # stands for every number and every enumerator in a normalised s
 NUMBERED_WORDS = 2  # words per copy beside its numbers; "(1, 2), (1, 3)" and tables of figures have fewer
 NUMBERED_TOTAL = 12  # words in all copies; the four choices of a quiz have fewer
 LONG_ITEM = 6  # units per copy of an item under new numbers: "Step 3: 2 + 2 = 4" needs no more words, "3. Yes" does
-ONE_WORD_COPIES = 10  # copies with one word each, such as "7. Color:", and one number; "Year 1: 110, Year 2: 121" is data
+ONE_WORD_COPIES = 10  # copies with one word each, such as "Color 7:", and one number; "Year 1: 110, Year 2: 121" is data
+ONE_WORD_ITEMS = 7  # the same where the number is that of an item: "7. Yes"
 EMPTY_ITEMS = 4  # in a row
 COUNTED = 12  # numbers in a row with one difference; no reference counts beyond 9 without being asked for numbers or code
 BEGINNING = 2.4  # copies at the end of an answer that the limit cut
@@ -156,17 +157,31 @@ def _numbered(text: str, words: Units) -> NearLoop | None:
     wordy = sum(_is_word(values[i]) for i in copy)
     changing = {i for i in copy if NUMBER in values[i] and len(set(words.values[i : found.stop : found.period])) > 1}
     enumerated = len(changing) == 1 and values[min(changing) + 1] in _ENUMERATOR_SIGNS  # a loop has 3 copies, so there is a next unit
-    if not changing or not wordy:
+    if not changing:
         return None
+    if not wordy:
+        return _counting_together(text, words, found, changing)
     if not (enumerated and found.period >= LONG_ITEM):
-        if wordy * found.repeats < NUMBERED_TOTAL:
+        if wordy * found.repeats < NUMBERED_TOTAL and not (enumerated and found.repeats >= ONE_WORD_ITEMS):
             return None
-        if wordy < NUMBERED_WORDS and (len(changing) > 1 or found.repeats < ONE_WORD_COPIES):
+        if wordy < NUMBERED_WORDS and (len(changing) > 1 or found.repeats < (ONE_WORD_ITEMS if enumerated else ONE_WORD_COPIES)):
             return None
     changes = "number changes" if len(changing) == 1 else "numbers change"
     evidence = f"'{_pattern(text, words, found, changing)}' x {int(found.repeats)}, only the {changes}"
     itemised = any(words.values[i + found.period - 1] == "\n" and values[i + 1] in _ENUMERATOR_SIGNS for i in changing)
     return NearLoop("numbered", words.characters(found.start, found.stop), evidence, enumerated=enumerated, itemised=itemised)
+
+
+def _counting_together(text: str, words: Units, found: Loop, changing: Set[int]) -> NearLoop | None:
+    """Numbers that count on side by side and say nothing else: '1. 10.00\\n2. 11.00\\n3. 12.00'."""
+    columns = [words.values[i : found.stop : found.period] for i in sorted(changing)]
+    if len(columns) < 2 or int(found.repeats) < COUNTED or not all(value.isdecimal() for column in columns for value in column):
+        return None
+    numbers = [tuple(map(float, column)) for column in columns]
+    if any(len({b - a for a, b in pairwise(column)}) > 1 for column in numbers):
+        return None
+    evidence = f"'{_pattern(text, words, found, changing)}' x {int(found.repeats)}, the numbers count on and nothing is said"
+    return NearLoop("counting", words.characters(found.start, found.stop), evidence, max(numbers, key=max))
 
 
 def _normalised(values: Sequence[str]) -> list[str]:

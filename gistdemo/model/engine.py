@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,31 @@ from gistdemo.model.sampling import choose, row_generators
 from gistdemo.prompts import PromptPlan
 
 log = logging.getLogger(__name__)
+
+
+class _Turns:
+    """A lock that goes to whoever has waited longest. Each pass uses all cores: side by side, two only slow each other down."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queue: deque[threading.Event] = deque()  # the first has its turn
+
+    def __enter__(self) -> None:
+        turn = threading.Event()
+        with self._lock:
+            self._queue.append(turn)
+            if len(self._queue) == 1:
+                turn.set()
+        turn.wait()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._queue.popleft()
+            if self._queue:
+                self._queue[0].set()
+
+
+TURNS = _Turns()  # of all engines of this process
 
 
 @dataclass(frozen=True)
@@ -115,7 +141,8 @@ class Engine:
         def end(row: int, reason: FinishReason, error: str | None = None) -> TokenEvent:
             return TokenEvent(row, None, texts[row].flush(), reason, time.perf_counter() - began, error)
 
-        batch, ready, failed, logits = self._start(rows)
+        with TURNS:
+            batch, ready, failed, logits = self._start(rows)
         seconds = time.perf_counter() - began
         yield from (RowReady(row, size, seconds) for row, size in ready)
         yield from (end(row, "error", text) for row, text in failed.items())
@@ -125,7 +152,8 @@ class Engine:
                 return
             if logits is None:
                 try:
-                    logits = self._step(batch)
+                    with TURNS:
+                        logits = self._step(batch)
                 except Exception as error:
                     log.exception("decoding failed")
                     yield from (end(row, "error", one_line(error)) for row in batch.indices)

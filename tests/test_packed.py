@@ -1,0 +1,132 @@
+"""Packed weights: the same answers, gradients as before; and engines that take turns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from lab import add_random_adapter
+from toy import save_toy, toy_gemma, toy_model
+
+from gistdemo.checkpoint.pool import ModelPool
+from gistdemo.checkpoint.registry import ModelRow
+from gistdemo.memory import page_out
+from gistdemo.model.engine import _Turns
+from gistdemo.model.gist_model import GistModel
+from gistdemo.model.packed import _Packed, pack
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+IDS = torch.arange(3, 90).view(3, 29)
+
+
+def packed_layers(model: torch.nn.Module) -> list[str]:
+    return [name for name, layer in model.named_modules() if isinstance(getattr(layer, "forward", None), _Packed)]
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("make", [toy_model, lambda: toy_gemma(window=8)], ids=["llama", "gemma"])
+def test_packed_weights_give_the_same_logits(make, rows):
+    model = make()
+    with torch.inference_mode():
+        plain = model(IDS[:rows]).logits
+        pack(model)
+        assert len(packed_layers(model)) % 7 == 1  # seven in each layer, and the head
+        torch.testing.assert_close(model(IDS[:rows]).logits, plain, atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+def test_packed_weights_are_what_is_multiplied_with():
+    model = toy_model()
+    pack(model)
+    with torch.inference_mode():
+        before = model(IDS).logits
+        model.model.layers[0].mlp.up_proj.weight.mul_(2)  # the plain weight, which is not looked at any more
+        assert torch.equal(model(IDS).logits, before)
+    assert not torch.allclose(model(IDS).logits, before, atol=1e-3)
+
+
+@needs_onednn
+def test_gradients_flow_as_without_packing():
+    grads = []
+    for packing in (False, True):
+        model = toy_model()
+        if packing:
+            pack(model)
+        embedded = model.get_input_embeddings()(IDS).detach().requires_grad_()
+        model(inputs_embeds=embedded).logits.square().mean().backward()
+        grads.append(embedded.grad)
+    assert torch.equal(*grads)
+
+
+@needs_onednn
+def test_adapters_act_on_packed_weights():
+    plain, fast = GistModel(toy_model()), GistModel(toy_model())
+    pack(fast.model)
+    for model in (plain, fast):
+        add_random_adapter(model, "one", seed=3)
+    with torch.inference_mode():
+        for rows in (["one"] * 3, [None, "one", None], [None] * 3):
+            expected, found = (m.adapters.forward(rows, input_ids=IDS).logits for m in (plain, fast))
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+def test_packing_twice_packs_once():
+    model = toy_model()
+    pack(model)
+    first = model.lm_head.forward
+    pack(model)
+    assert model.lm_head.forward is first
+
+
+def test_other_precisions_are_left_alone():
+    model = toy_model().bfloat16()
+    pack(model)
+    assert packed_layers(model) == []
+
+
+@needs_onednn
+def test_rows_are_packed_and_what_is_trained_on_is_not(settings, tmp_path):
+    folder = str(save_toy(tmp_path / "toy"))
+    assert packed_layers(ModelPool(settings).backbone(folder).model.model) == []
+    assert packed_layers(ModelPool(settings).row(ModelRow(folder, folder))[0].model.model)
+
+
+def test_paging_out_loses_nothing():
+    for tensor in (torch.arange(100_000.0), torch.arange(3.0), torch.empty(0)):
+        before = tensor.clone()
+        page_out(tensor)
+        assert torch.equal(tensor, before)
+
+
+def test_two_who_step_take_turns():
+    turns, order = _Turns(), []
+
+    def work(name: str, begin: threading.Event) -> None:
+        begin.wait()
+        for _ in range(20):
+            with turns:
+                order.append(name)
+                time.sleep(0.001)
+
+    begin = threading.Event()
+    threads = [threading.Thread(target=work, args=(name, begin)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    begin.set()
+    for thread in threads:
+        thread.join(10)
+    switches = sum(a != b for a, b in pairwise(order))
+    assert len(order) == 40 and switches >= 30, "".join(order)
+
+
+def test_a_failure_ends_a_turn():
+    turns = _Turns()
+    with pytest.raises(ValueError), turns:
+        raise ValueError
+    with turns:
+        pass
