@@ -108,7 +108,6 @@ GOOD = {
         "Recite a rhyme.",
         "One, two, buckle my shoe,\nThree, four, knock at the door,\nFive, six, pick up sticks,\nSeven, eight, lay them straight",
     ),
-    "even numbers": ("List the even numbers between 1 and 40.", "".join(f"{n}. {2 * n}\n" for n in range(1, 20))),
     "chorus": (
         "Sing!",
         "We walked along the river when the frost was on the reeds\nAnd carried all our baskets full of apples, bread and seeds\n"
@@ -122,6 +121,7 @@ ASKED = {
     "count": ("Count to 20.", count(1, 20)),
     "count down": ("Count down from twelve to one.", count(12, 1, -1)),
     "even numbers": ("List the first 15 even numbers.", count(2, 30, 2)),
+    "even numbers as a list": ("List the even numbers between 1 and 40.", "".join(f"{n}. {2 * n}\n" for n in range(1, 20))),
     "multiples": ("What are the multiples of 5 up to 100?", count(5, 100, 5)),
     "to be continued": ("Continue: 10, 15, 20", count(10, 100, 5)),
     "a sum": ("Add 1 to 12.", count(1, 12, 1, " + ") + " = 78"),
