@@ -1,7 +1,9 @@
-# make run      set up on first use, then start the app; options for it go into ARGS:  make run ARGS="--port 8000"
-# make test     the same set-up, tools for the tests, then all tests
-# make clean    remove the virtual environment and caches in this folder; fetched models and your own runs stay
-# make help     print these lines
+# make run        set up on first use, then start the app; options for it go into ARGS:  make run ARGS="--port 8000"
+# make test       the same set-up, tools for the tests, then all tests
+# make test-fast  a minute of tests for daily work: none in a browser, none that needs fetched models or trains whole runs
+# make check      style, types, who imports whom, packaging, and whether the commands in README and docs are real
+# make clean      remove the virtual environment and caches in this folder; fetched models and your own runs stay
+# make help       print these lines
 #
 # Needs Python 3.11 or newer with venv, make and git. Another Python:  make run PYTHON=python3.12
 
@@ -10,7 +12,7 @@ ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --no-input --disable-pip-version-check
 
-.PHONY: run test clean help browser backbone
+.PHONY: run test test-fast check clean help browser backbone
 .NOTPARALLEL:
 
 run: $(VENV)/.installed
@@ -19,8 +21,18 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev browser backbone
 	$(VENV)/bin/python -m pytest -q
 
+test-fast: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -q -m "not browser and not slow and not weights"
+
+check: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/python -m pytest -q tests/test_packaging.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:

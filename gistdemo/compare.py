@@ -21,17 +21,15 @@ from gistdemo.errors import GistDemoError, one_line
 from gistdemo.generation import RowReady, TokenEvent
 from gistdemo.grid import Cell, CompareRequest, Piece, Snapshot
 from gistdemo.memory import return_freed_memory
-from gistdemo.metrics import Diagnosis, Flag, diagnose, normalised_score, rouge
-from gistdemo.prompts import Example, PromptPlan
+from gistdemo.metrics import assess, normalised_score
+from gistdemo.prompts import PromptPlan
 from gistdemo.settings import Settings
 
 if TYPE_CHECKING:
-    from gistdemo.checkpoint.pool import ModelPool
+    from gistdemo.checkpoint.pool import LoadedBackbone, ModelPool
+    from gistdemo.model.engine import Engine, EngineRow
 
 log = logging.getLogger(__name__)
-# Other instructions, to see whether one would change anything: the second is for those who ask the first themselves.
-CONTROLS = ("Describe the weather on a winter morning.", "Name three large rivers.")
-
 STOP_SECONDS = 0.1  # how soon `stop` is noticed while nothing else happens
 
 
@@ -68,6 +66,8 @@ class _WorkerDone:
     pass
 
 
+_Change = _Loading | _Planned | _Failed | _Event
+_Events = queue.SimpleQueue[_Change | _WorkerDone]
 NO_GIST = "A backbone has no gist: Train makes one."
 
 
@@ -92,7 +92,7 @@ def compare(
     request.check(pool.settings)
     grid = _Grid(request, kept)
     yield grid.snapshot("Starting", None)
-    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    events: _Events = queue.SimpleQueue()
     groups = _group_by_backbone(request, pool.settings, grid)
     workers = [
         threading.Thread(target=_work, args=(request, cells, pool, stop, events), name="compare", daemon=True) for cells in groups.values()
@@ -153,7 +153,7 @@ class _Grid:
         """A cell that has nothing to show."""
         self._update(at, status="done", note=why)
 
-    def apply(self, event: Any) -> None:
+    def apply(self, event: _Change) -> None:
         self.changed = True
         if isinstance(event, _Loading):
             self._loading = event
@@ -176,11 +176,7 @@ class _Grid:
     def _token(self, at: int, event: TokenEvent) -> None:
         cell = self.cells[at]
         text = cell.text + event.text
-        ids, offsets = cell.token_ids, cell.token_offsets
-        if event.token_id is not None and event.finish_reason != "eos":
-            ids, offsets = (*ids, event.token_id), (*offsets, (len(cell.text), len(text)))
-        elif event.text and offsets:  # characters that were held back belong to the last token
-            offsets = (*offsets[:-1], (offsets[-1][0], len(text)))
+        tokens = cell.answer_tokens + (event.token_id is not None and event.finish_reason != "eos")
         if event.token_id is not None:
             self._first.setdefault(at, event.seconds)
         elapsed = event.seconds - self._first.get(at, event.seconds)
@@ -188,11 +184,9 @@ class _Grid:
             at,
             status="done" if event.finish_reason else "running",
             text=text,
-            token_ids=ids,
-            token_offsets=offsets,
-            answer_tokens=len(ids),
+            answer_tokens=tokens,
             first_token_seconds=self._first.get(at),
-            tokens_per_second=(len(ids) - 1) / elapsed if len(ids) > 1 and elapsed > 0 else cell.tokens_per_second,
+            tokens_per_second=(tokens - 1) / elapsed if tokens > 1 and elapsed > 0 else cell.tokens_per_second,
             finish_reason=event.finish_reason,
             error=event.error,
         )
@@ -205,10 +199,11 @@ class _Grid:
         """Score what changed and hand out the grid."""
         self.changed = False
         changed = range(len(self.cells)) if finished else sorted(self._dirty)
-        for judge in (self._scored, lambda cell: self._judged(cell, finished)):  # a verdict may rest on the scores of other cells
-            for at in changed:
-                if self._worth_judging(self.cells[at]):
-                    self.cells[at] = judge(self.cells[at])
+        for at in changed:
+            if self._worth_judging(self.cells[at]):
+                self.cells[at] = self._assessed(self.cells[at], finished)
+        if finished:
+            self.cells = [self._normalised(cell) for cell in self.cells]
         self._dirty.clear()
         if message is None:
             running = [c for c in self.cells if c.status != "done"]
@@ -221,37 +216,32 @@ class _Grid:
     def _worth_judging(cell: Cell) -> bool:
         if cell.error or (cell.status == "done" and cell.note):
             return False
-        return bool(cell.text.strip()) or cell.status == "done"  # nothing said yet is not an empty answer
+        return bool(cell.text.strip()) or cell.finish_reason in ("eos", "limit")  # nothing said yet is not an empty answer
 
-    def _scored(self, cell: Cell) -> Cell:
-        reference = self.request.example.output
-        return replace(cell, rouge=rouge(cell.text, reference) if reference.strip() else None)
-
-    def _judged(self, cell: Cell, finished: bool) -> Cell:
-        example = self.request.example
-        siblings = {c.condition: c for c in self.cells if c.checkpoint == cell.checkpoint and c.status == "done" and not c.error}
-        full, none = (siblings.get(name) for name in ("full", "none"))
-        diagnosis = diagnose(
+    def _assessed(self, cell: Cell, finished: bool) -> Cell:
+        found = assess(
             cell.text,
-            cell.token_ids,
-            example.instruction,
-            example.input,
-            cell.finish_reason,
-            full_text=full.text if full and finished and cell.condition != "full" else None,
-            none_text=none.text if none and finished and cell.condition not in ("none", "blind") else None,
-            token_offsets=cell.token_offsets,
+            self.request.example,
+            finish_reason=cell.finish_reason,
+            reads_instruction=cell.reads_instruction or not CONDITIONS[cell.condition].holds_instruction,
+            full_text=self._text(cell, "full") if finished else None,
+            none_text=self._text(cell, "none") if finished else None,
         )
-        if cell.condition == "blind" and not cell.reads_instruction:
-            diagnosis = _blind(diagnosis)
-        normalised = None
-        if cell.rouge and full and none and full.rouge and none.rouge and finished:
-            normalised = normalised_score(cell.rouge["rougeL"], none.rouge["rougeL"], full.rouge["rougeL"])
-        return replace(cell, diagnosis=diagnosis, rouge_normalised=normalised)
+        return replace(cell, diagnosis=found, rouge=found.scores)
 
+    def _finished(self, cell: Cell, condition: str) -> Cell | None:
+        """The finished answer of the same checkpoint under a condition."""
+        found = (c for c in self.cells if c.checkpoint == cell.checkpoint and c.condition == condition)
+        return next((c for c in found if c.status == "done" and not c.error), None)
 
-def _blind(diagnosis: Diagnosis) -> Diagnosis:
-    evidence = "the instruction never reached the model: any other instruction gives it exactly the same prompt"
-    return Diagnosis("degenerate", (Flag("F7", "instruction_blind", "fail", None, evidence), *diagnosis.flags))
+    def _text(self, cell: Cell, condition: str) -> str | None:
+        other = self._finished(cell, condition)
+        return other.text if other and condition != cell.condition else None
+
+    def _normalised(self, cell: Cell) -> Cell:
+        ends = [c.rouge["rougeL"] for c in (self._finished(cell, name) for name in ("none", "full")) if c and c.rouge]
+        score = normalised_score(cell.rouge["rougeL"], *ends) if cell.rouge and len(ends) == 2 else None
+        return replace(cell, rouge_normalised=score)
 
 
 def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid) -> dict[str, list[tuple[int, ModelRow]]]:
@@ -274,14 +264,12 @@ def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid)
     return groups
 
 
-def _work(
-    request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: ModelPool, stop: threading.Event, events: queue.SimpleQueue
-) -> None:
+def _work(request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: ModelPool, stop: threading.Event, events: _Events) -> None:
     """Worker thread: load, plan, generate the cells of one backbone. Every failure becomes an event."""
     unfinished = {number for number, _ in cells}
     try:
         numbers, rows, engine = _prepare(request, cells, pool, events, unfinished)
-        if rows and not stop.is_set():
+        if engine and rows and not stop.is_set():
             with closing(engine.stream(rows, request.sampling, stop)) as stream:
                 for event in stream:
                     events.put(_Event(numbers[event.row], event))
@@ -299,9 +287,13 @@ def _work(
         events.put(_WorkerDone())
 
 
-def _prepare(request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: ModelPool, events: queue.SimpleQueue, unfinished: set[int]):
+def _prepare(
+    request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: ModelPool, events: _Events, unfinished: set[int]
+) -> tuple[list[int], list[EngineRow], Engine | None]:
     """Load the rows' models and make the engine rows. Returns cell numbers, rows and the engine; failed cells are left out."""
-    numbers, rows, base = [], [], None
+    numbers: list[int] = []
+    rows: list[EngineRow] = []
+    base: LoadedBackbone | None = None
     problems: dict[int, str] = {}  # by the row they belong to: two folders may have one name
     waiting = tuple(number for number, _ in cells)
     for number, shown in cells:
@@ -319,19 +311,14 @@ def _prepare(request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: M
         try:
             planned = loaded.plan(request.example, condition, request.k)
             row = loaded.row(planned)
-            control = loaded.plan(_with_another_instruction(request.example), condition, request.k)
+            reads = loaded.reads_instruction(request.example, condition, request.k)
         except GistDemoError as error:
             events.put(_Failed(number, one_line(error)))
             unfinished.discard(number)
             continue
         decode = base.tokenizer.decode
         pieces = tuple(Piece(kind, fate, tuple(decode([i]) for i in ids)) for kind, fate, ids in planned.pieces)
-        reads = (planned.compress_ids, planned.prompt_ids) != (control.compress_ids, control.prompt_ids)
         events.put(_Planned(number, planned, pieces, reads))
         numbers.append(number)
         rows.append(row)
     return numbers, rows, base.engine if base else None
-
-
-def _with_another_instruction(example: Example) -> Example:
-    return replace(example, instruction=next(c for c in CONTROLS if c != example.instruction.strip()))

@@ -28,6 +28,11 @@ class Condition:
         """Whether another budget gives another prompt."""
         return self.text_shown == "first_k" or self.gist_from is not None
 
+    @property
+    def holds_instruction(self) -> bool:
+        """Whether anything stands in the instruction's place, text or slots."""
+        return self.text_shown != "nothing" or self.gist_from is not None
+
 
 CONDITIONS: dict[str, Condition] = {
     condition.name: condition

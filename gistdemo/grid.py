@@ -8,7 +8,7 @@ from typing import Any, Literal
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import PromptError, UsageError
 from gistdemo.generation import FinishReason, Sampling
-from gistdemo.metrics import Diagnosis
+from gistdemo.metrics import Assessment
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
@@ -80,10 +80,8 @@ class Cell:
     note: str | None = None
     rouge: dict[str, float] | None = None
     rouge_normalised: float | None = None
-    diagnosis: Diagnosis | None = None
+    diagnosis: Assessment | None = None
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
-    token_ids: tuple[int, ...] = field(default=(), repr=False)
-    token_offsets: tuple[tuple[int, int], ...] = field(default=(), repr=False)
     reads_instruction: bool = True
 
     @property
@@ -93,7 +91,7 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: everything that is measured, nothing about display."""
-        names = (
+        names: tuple[str, ...] = (
             "checkpoint",
             "condition",
             "status",
@@ -106,7 +104,10 @@ class Cell:
             "answer_tokens",
         )
         names += ("first_token_seconds", "tokens_per_second", "finish_reason", "error", "note", "rouge", "rouge_normalised")
-        return {n: getattr(self, n) for n in names} | (self.diagnosis.to_dict() if self.diagnosis else {"verdict": None, "flags": []})
+        found = self.diagnosis
+        said: dict[str, Any] = {"verdict": found.verdict if found else None}
+        said |= {name: [flag.to_dict() for flag in (getattr(found, name) if found else ())] for name in ("flags", "facts")}
+        return {n: getattr(self, n) for n in names} | said
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from platformdirs import user_cache_path, user_data_path
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+PACKAGE_DIR = Path(__file__).resolve().parent
+PROJECT_DIR = PACKAGE_DIR.parent  # in a checkout; where the package is installed, others live here
+
+
+def shipped_dir() -> Path:
+    """The folder of what comes with gistdemo, assets/ and checkpoints/: the checkout, or a folder inside the installed package."""
+    packed = PACKAGE_DIR / "_shipped"  # filled when a wheel is built (pyproject.toml); a checkout has none
+    return packed if packed.is_dir() else PROJECT_DIR
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,8 @@ class Settings:
 
     cache_dir: Path
     data_dir: Path
-    assets_dir: Path = PROJECT_DIR / "assets"
-    shipped_checkpoints_dir: Path = PROJECT_DIR / "checkpoints"
+    assets_dir: Path = shipped_dir() / "assets"
+    shipped_checkpoints_dir: Path = shipped_dir() / "checkpoints"
     device: str = "cpu"
     max_instruction_tokens: int = 1024
     max_input_tokens: int = 1024

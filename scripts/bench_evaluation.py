@@ -33,7 +33,7 @@ def evaluated(request: EvaluationRequest, subject: Subject, rows: int) -> tuple[
     work = batches(request, examples, [subject])
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        answer(work, examples, request.max_new_tokens, Path(folder))
+        answer(work, request.max_new_tokens, Path(folder))
     return time.perf_counter() - began, sum(len(batch.prompts) for batch in work)
 
 

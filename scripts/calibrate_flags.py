@@ -3,9 +3,9 @@
     python scripts/calibrate_flags.py --answers base_answers.jsonl --labels base_labels.jsonl \\
         --references validation_seen.jsonl validation_unseen.jsonl train.jsonl
 
-answers: one JSON object per line with n, instruction, input, text, ids and finish_reason; labels: n and label ("degenerate",
+answers: one JSON object per line with n, instruction, input and text; labels: n and label ("degenerate",
 "warning" or "healthy"); references: instruction, input and output. Thresholds were chosen on the answers with an even n, so the
-figures to report are those of the odd ones. Every answer is diagnosed twice, with its ids and by its words alone.
+figures to report are those of the odd ones.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ def main() -> None:
         answers = [row for row in read(asked.answers) if row["n"] in labels]
         for half, rest in (("even", 0), ("odd", 1)):
             rows = [row for row in answers if row["n"] % 2 == rest]
-            for units in ("ids", "words"):
-                compare(half, units, rows, labels, list_wrong=asked.wrong == half)
+            compare(half, rows, labels, list_wrong=asked.wrong == half)
     for path in asked.references:
         judge_references(path, list_wrong=asked.wrong == "references")
 
@@ -48,11 +47,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def compare(half: str, units: str, rows: list[dict[str, Any]], labels: dict[int, str], *, list_wrong: bool) -> None:
+def compare(half: str, rows: list[dict[str, Any]], labels: dict[int, str], *, list_wrong: bool) -> None:
     """Print how verdicts and labels agree on one half, and the answers where they do not."""
-    found = {row["n"]: verdict(row["text"], row["ids"] if units == "ids" else None, row, row["finish_reason"]) for row in rows}
+    found = {row["n"]: verdict(row["text"], row) for row in rows}
     table = Counter((labels[n], said) for n, said in found.items())
-    print(f"\n{half} n, by {units}: {len(rows)} answers")
+    print(f"\n{half} n: {len(rows)} answers")
     print(f"  {'labelled':12}" + "".join(f"{said:>12}" for said in VERDICTS))
     for label in VERDICTS:
         print(f"  {label:12}" + "".join(f"{table[label, said]:12}" for said in VERDICTS))
@@ -70,7 +69,7 @@ def judge_references(path: Path, *, list_wrong: bool) -> None:
     """Print how many reference answers are called degenerate, and what a diagnosis costs."""
     rows = read(path)
     start = time.perf_counter()
-    found = [verdict(row["output"], None, row, "eos") for row in rows]
+    found = [verdict(row["output"], row) for row in rows]
     milliseconds = (time.perf_counter() - start) * 1000 / max(1, len(rows))
     counts = Counter(found)
     print(
@@ -82,8 +81,8 @@ def judge_references(path: Path, *, list_wrong: bool) -> None:
         show(("healthy", said, -1, row["instruction"], row["output"]) for row, said in wrong)
 
 
-def verdict(text: str, ids: list[int] | None, row: dict[str, Any], finish_reason: str) -> str:
-    return diagnose(text, ids, row["instruction"], row["input"], finish_reason).verdict
+def verdict(text: str, row: dict[str, Any]) -> str:
+    return diagnose(text, row["instruction"], row["input"]).verdict
 
 
 def show(rows: Iterable[tuple[str, str, int, str, str]]) -> None:

@@ -28,6 +28,34 @@ from lab import ADAPTERS, Lab, add_random_adapter
 from gistdemo.prompts import CHATML, PLAIN
 from gistdemo.settings import Settings
 
+# Files that take more than a few seconds: they train, generate much, or start processes. `make test-fast` leaves them out.
+SLOW = (
+    "test_archive",
+    "test_cli",
+    "test_conversion",
+    "test_embedded",
+    "test_evaluate",
+    "test_families",
+    "test_jobs",
+    "test_no_leak",
+    "test_padding",
+    "test_sliding_window",
+    "test_training",
+    "test_training_modes",
+    "test_training_run",
+    "test_training_whole",
+    "test_two_phases",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of slow files."""
+    if gone := [name for name in SLOW if not (Path(__file__).parent / f"{name}.py").is_file()]:
+        raise pytest.UsageError(f"tests/conftest.py calls {', '.join(gone)} slow, but there is no such file. Take it off the list.")
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
+
 
 class NetworkBlocked(OSError):
     """A test tried to reach another machine."""

@@ -10,9 +10,10 @@ from lab import Lab
 from toy import toy_model
 
 from gistdemo.model.gist_model import GistModel
+from gistdemo.model.lora_targets import ALL_LINEAR
 from gistdemo.prompts import CHATML
 from gistdemo.settings import Settings
-from gistdemo.train.config import ALL_LINEAR, TrainConfig
+from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop
 from gistdemo.train.objectives import GistLearning, Ground
 

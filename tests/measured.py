@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gistdemo.evaluate.results import EXAMPLES_FILE, RESULTS_FILE, ROWS_FILE, versions, write_json
+from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, judged
+from gistdemo.evaluate.results import RESULTS_FILE, versions, write_json
 from gistdemo.evaluate.summary import summarise
-from gistdemo.metrics import diagnose, rouge
 from gistdemo.prompts import Example
 
 NASTY = "<script>alert(1)</script>"
@@ -29,9 +29,8 @@ def rows() -> list[dict[str, Any]]:
     made = []
     for checkpoint in ("looping", "healthy"):
         for condition, k in SETTINGS:
-            for row, example in enumerate(EXAMPLES):
+            for row in range(len(EXAMPLES)):
                 text = said(checkpoint, condition, k, row)
-                found = diagnose(text, None, example.instruction, example.input, "eos")
                 key = {
                     "checkpoint": checkpoint,
                     "condition": condition,
@@ -42,9 +41,8 @@ def rows() -> list[dict[str, Any]]:
                     "finish_reason": "eos",
                 }
                 sizes = {"prompt_tokens": 20, "instruction_tokens": 6 + 10 * (row % 3), "kept_tokens": k or 6, "kv_bytes": 4096}
-                flags = [flag.code for flag in found.flags if flag.severity != "info"]
-                made.append(key | sizes | rouge(text, example.output) | {"verdict": found.verdict, "flags": flags})
-    return made
+                made.append(key | sizes)
+    return judged(made, EXAMPLES)
 
 
 def results(**changes: Any) -> dict[str, Any]:

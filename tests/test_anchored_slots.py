@@ -91,7 +91,7 @@ def test_what_is_trained_is_what_is_generated_with(tmp_path, settings, mode):
     for kind in (True, False):
         learner = objective(lesson(tmp_path / str(kind), mode, anchored=kind, ks=(4,)), settings)
         rows = learner.rows.train[:3]
-        logits, _ = learner._gist_logits(rows, 4, Part())
+        logits = learner.after_gist(rows, 4, Part()).logits
         first = logits[torch.tensor([0, len(rows[0].answer), len(rows[0].answer) + len(rows[1].answer)])]
         plans = [plan(row.encoded, CONDITIONS["gist"], 4, kind) for row in rows]
         lab = Lab(model=learner.ground.model)

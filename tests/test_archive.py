@@ -18,8 +18,8 @@ from gistdemo.checkpoint.registry import EVALUATION_FILE, list_checkpoints
 from gistdemo.cli import main
 from gistdemo.errors import CheckpointError
 from gistdemo.jobs.queue import Jobs
-from gistdemo.jobs.uses import import_checkpoint, users_of
-from gistdemo.ui import panels
+from gistdemo.present.checkpoint_cards import checkpoints
+from gistdemo.services import import_checkpoint, users_of
 from gistdemo.ui.checkpoints_tab import CheckpointsTab
 
 
@@ -260,7 +260,7 @@ def test_notes_in_an_imported_checkpoint_cannot_spoil_the_listing(home, tmp_path
 
     assert unpack(rewritten(packed(home, tmp_path), hostile), home.checkpoint_dirs[-1], ()) == "instruct"
     (entry,) = list_checkpoints(home.checkpoint_dirs[-1:])
-    assert "Toy instruct" in panels.checkpoints([entry]).encode().decode()
+    assert "Toy instruct" in checkpoints([entry]).encode().decode()
     monkeypatch.setattr("gistdemo.cli.Settings.from_env", lambda: home)
     assert main(["checkpoints"]) == 0 and capsys.readouterr().out.encode()
 
@@ -286,7 +286,7 @@ def test_only_what_was_made_here_and_is_not_in_use_is_deleted(home, tmp_path):
     assert [one.title for one in users_of("mine", jobs)] == ["measuring it"] and users_of("instruct", jobs) == []
     tab = CheckpointsTab(home, jobs)
     assert "cannot be brought back" in tab.remove("mine", False)[0]
-    assert "in use by job &#x27;measuring it&#x27;" in tab.remove("mine", True)[0] and (own / "mine").is_dir()
+    assert "in use by job &#39;measuring it&#39;" in tab.remove("mine", True)[0] and (own / "mine").is_dir()
     jobs.stop(job.id)
     assert "Deleted" in tab.remove("mine", True)[0] and list(own.iterdir()) == []
     for name in ("gone", "..", "a/b", "", "a\0b", "x" * 300):
@@ -319,7 +319,7 @@ def test_a_job_that_waits_holds_on_to_what_it_needs(home, kind, values, needs):
     tab = CheckpointsTab(home, jobs)
     assert [one.title for one in users_of("mine", jobs, folder)] == ["a title"] * needs
     if needs:
-        assert "&#x27;mine&#x27; is in use by job &#x27;a title&#x27;" in tab.remove("mine", True)[0] and folder.is_dir()
+        assert "&#39;mine&#39; is in use by job &#39;a title&#39;" in tab.remove("mine", True)[0] and folder.is_dir()
         jobs.stop(job.id)
     assert "Deleted" in tab.remove("mine", True)[0] and not folder.exists()
 
@@ -361,7 +361,7 @@ def test_the_tab_packs_takes_in_and_says_what_is_wrong(home, tmp_path):
     )
     assert "No checkpoint is chosen" in tab.packed(None)[1]
     path = rewritten(packed(home, tmp_path), lambda e: renamed(e, "copy"))
-    assert "Imported &#x27;copy&#x27;" in tab.take_in(str(path)) and "copy" in tab.names()
+    assert "Imported &#39;copy&#39;" in tab.take_in(str(path)) and "copy" in tab.names()
     assert "already" in tab.take_in(str(path))
     listing, dropdown = tab.refresh("copy")
     assert listing.count('class="gd-ck"') == 3 and dropdown.value == "copy"

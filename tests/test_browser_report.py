@@ -7,7 +7,7 @@ import pytest
 from test_browser import browser  # noqa: F401  (a fixture)
 
 from gistdemo.evaluate.references import reference_table
-from gistdemo.evaluate.report import html_report
+from gistdemo.present.report import html_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default:BROWSER TESTS")]
 ATTACK = "</script><img src=x onerror='window.hacked=1'><script>window.hacked=2</script><a href='javascript:window.hacked=3'>x</a>"

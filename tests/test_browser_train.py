@@ -12,7 +12,7 @@ from scripted import ScriptedPool, write_two_checkpoints
 from test_browser import browser, serving  # noqa: F401  (browser is a fixture)
 from toy import save_toy
 
-from gistdemo.jobs import process
+from gistdemo.jobs.launcher import LOCAL
 from gistdemo.jobs.queue import Jobs
 from gistdemo.settings import Settings
 
@@ -33,7 +33,7 @@ def home(tmp_path, monkeypatch) -> Settings:
     yield write_two_checkpoints(settings)
     for job in Jobs(settings.runs_dir).list():
         if job.process:
-            process.end(job.process, force=True)
+            LOCAL.end(job.process, force=True)
 
 
 @pytest.fixture

@@ -5,89 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from html.parser import HTMLParser
+import re
 from pathlib import Path
 
 import pytest
+from pages import ATTACKS, NASTY, Page, shown
 from scripted import write_checkpoint
 
 from gistdemo.checkpoint.manifest import read_manifest
 from gistdemo.checkpoint.registry import Entry, ModelRow
 from gistdemo.conditions import CONDITIONS
 from gistdemo.grid import Cell, Piece, Snapshot
-from gistdemo.metrics import Diagnosis, Flag
+from gistdemo.metrics import Assessment, Flag
 from gistdemo.model.embedded import GEMMA, SMOLLM2
+from gistdemo.present import cells, markup, panels
+from gistdemo.present.checkpoint_cards import checkpoints
 from gistdemo.prompts import Template
-from gistdemo.ui import cells, panels
+from gistdemo.settings import PROJECT_DIR
 
-ATTACKS = (
-    "<img src=x onerror=alert(1)>",
-    "</div><script>alert(1)</script>",
-    "\"><svg onload='alert(1)'>",
-    "' onmouseover='alert(1)",
-    "&lt;b&gt; &amp; &#60;i&#62;",
-    "${7*7} {{x}} {{{y}}} `${alert(1)}`",
-    "<!-- <mark> -->",
-    "nul \x00 bell \x07 escape \x1b[31m return \r end",
-    "\u202eright to left override, \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627",
-)
-NASTY = " ".join(ATTACKS)
 TAGS = set("div section header article h3 h4 h5 p span small b i strong dl dt dd ul li code mark table caption tr th td".split())
 ATTRIBUTES = {"class", "id", "title", "style", "dir", "tabindex", "role", "aria-live", "aria-hidden"}
 ATTRIBUTES |= {"data-checkpoint", "data-condition", "data-status", "data-finished"}
 
 
-class Page(HTMLParser):
-    """What a browser would make of a piece of HTML."""
-
-    def __init__(self, html: str):
-        super().__init__(convert_charrefs=True)
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.letters: list[tuple[str, str]] = []  # (character, class of the mark around it)
-        self.open: list[str] = []
-        self.mark = ""
-        self.feed(html)
-        self.close()
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, {name: value or "" for name, value in attributes}))
-        self.open.append(tag)
-        if tag == "mark":
-            self.mark = dict(attributes)["class"]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-        if tag == "mark":
-            self.mark = ""
-
-    def handle_data(self, data):
-        self.letters += [(letter, self.mark) for letter in data]
-
-    @property
-    def text(self) -> str:
-        return "".join(letter for letter, _ in self.letters)
-
-    @property
-    def strings(self) -> str:
-        """Text and attribute values together: everywhere where foreign text may stand."""
-        return "\n".join([self.text, *(value for _, attributes in self.found for value in attributes.values())])
-
-    def check(self) -> Page:
-        """Only our own elements and attributes, none of which runs anything."""
-        assert {tag for tag, _ in self.found} <= TAGS, {tag for tag, _ in self.found} - TAGS
-        names = {name for _, attributes in self.found for name in attributes}
-        assert names <= ATTRIBUTES, names - ATTRIBUTES
-        assert not any(ord(c) < 32 and c not in "\n\t" for c in self.strings)
-        return self
-
-    def with_class(self, name: str) -> list[dict[str, str]]:
-        return [attributes for _, attributes in self.found if name in attributes.get("class", "").split()]
-
-
-def shown(text: str) -> str:
-    """What a reader sees of foreign text: itself, with control characters as symbols."""
-    return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
+def checked(html: str) -> Page:
+    """The page, if it has only our own elements and attributes, none of which runs anything."""
+    page = Page(html)
+    assert {tag for tag, _ in page.found} <= TAGS, {tag for tag, _ in page.found} - TAGS
+    names = {name for _, attributes in page.found for name in attributes}
+    assert names <= ATTRIBUTES, names - ATTRIBUTES
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in page.strings)
+    return page
 
 
 def flag(severity="fail", span=None, name="loop", evidence="said before", code="F3") -> Flag:
@@ -95,7 +43,7 @@ def flag(severity="fail", span=None, name="loop", evidence="said before", code="
 
 
 def done(text: str = "Two.", condition: str = "full", **values) -> Cell:
-    return Cell("toy", condition, status="done", text=text, **({"diagnosis": Diagnosis("healthy"), "finish_reason": "eos"} | values))
+    return Cell("toy", condition, status="done", text=text, **({"diagnosis": Assessment("healthy"), "finish_reason": "eos"} | values))
 
 
 def one(cell: Cell) -> Snapshot:
@@ -123,25 +71,14 @@ def spoiled(manifest, text: str):
 # --- escaping --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_escaped_text_reads_as_it_was_written(attack):
-    page = Page(f'<p title="{cells.escape(attack)}">{cells.escape(attack)}</p>').check()
-    assert page.text == page.found[0][1]["title"] == shown(attack)
-    assert len(page.found) == 1
-
-
-def test_line_breaks_and_tabs_stay_and_other_control_characters_are_shown():
-    assert cells.escape("a\nb\tc\x00\x1b\r\x1f") == "a\nb\tc␀␛␍␟"
-
-
 @pytest.mark.parametrize("status", ["waiting", "running", "done"])
 @pytest.mark.parametrize("error", [None, NASTY])
 def test_nothing_foreign_becomes_markup_in_the_grid(manifest, status, error):
     flags = tuple(flag(severity, (0, 40), NASTY, NASTY, "F3") for severity in ("fail", "warn", "info"))
     rouge = {"rouge1": 1.0, "rouge2": 2.0, "rougeL": 3.0}
-    cell = Cell(NASTY, "gist", status, NASTY, error=error, diagnosis=Diagnosis("degenerate", flags), rouge=rouge)
+    cell = Cell(NASTY, "gist", status, NASTY, error=error, diagnosis=Assessment("degenerate", flags), rouge=rouge)
     for known in ({NASTY: row_of(spoiled(manifest, NASTY), NASTY)}, {NASTY: ModelRow(NASTY, NASTY)}, {}):
-        page = Page(cells.grid(one(cell), known)).check()
+        page = checked(cells.grid(one(cell), known))
         assert page.text.count(shown(NASTY)) >= (4 if error is None else 2)
         assert page.with_class("gd-card")[0]["data-checkpoint"] == shown(NASTY)
         assert ("gd-error" in str(page.found)) == (error is not None)
@@ -149,19 +86,19 @@ def test_nothing_foreign_becomes_markup_in_the_grid(manifest, status, error):
 
 def test_nothing_foreign_becomes_markup_in_what_the_model_sees():
     pieces = (Piece("instruction", "shown", (NASTY, *ATTACKS)), Piece("gist", "slot", ()), Piece("input", "dropped", (NASTY,)))
-    page = Page(cells.seen_by_model(one(Cell(NASTY, "gist", pieces=pieces, kept_tokens=2)))).check()
+    page = checked(cells.seen_by_model(one(Cell(NASTY, "gist", pieces=pieces, kept_tokens=2))))
     assert page.text.count(shown(NASTY)) == 3 and "g1g2" in page.text
 
 
 def test_nothing_foreign_becomes_markup_in_the_status_line():
     for kind in ("info", "busy", "error"):
-        page = Page(panels.status(NASTY, 0.5, kind)).check()
+        page = checked(panels.status(NASTY, 0.5, kind))
         assert page.text == shown(NASTY) and page.found[0][1]["role"] == "status"
 
 
 def test_models_that_are_not_ready_have_a_line_each():
     states = [("Downloading: 3 of 9 MB", 0.25, "busy"), (NASTY, None, "failed"), ("waiting", None, "busy")]
-    page = Page(panels.models(states)).check()
+    page = checked(panels.models(states))
     lines = page.with_class("gd-model")
     assert [line["class"].split()[1] for line in lines] == ["gd-s-busy", "gd-s-error", "gd-s-busy"] and shown(NASTY) in page.text
     assert len(page.with_class("gd-bar")) == 1 and "width:25%" in page.strings
@@ -169,17 +106,17 @@ def test_models_that_are_not_ready_have_a_line_each():
 
 
 def test_the_notice_of_a_licence_is_shown_once_and_where_it_is_asked_for(manifest, tmp_path):
-    notices = Page(panels.notices(["org/name", GEMMA.name, SMOLLM2.name, GEMMA.name])).check()
+    notices = checked(panels.notices(["org/name", GEMMA.name, SMOLLM2.name, GEMMA.name]))
     assert notices.text == GEMMA.notice and panels.notices([SMOLLM2.name, "toy"]) == ""
     on_gemma = Entry("toy", tmp_path, dataclasses.replace(manifest, backbone=GEMMA.name), None)
-    assert GEMMA.notice in Page(panels.checkpoints([on_gemma])).check().text
-    assert "gd-notice" not in panels.checkpoints([Entry("toy", tmp_path, manifest, None)])
+    assert GEMMA.notice in checked(checkpoints([on_gemma])).text
+    assert "gd-notice" not in checkpoints([Entry("toy", tmp_path, manifest, None)])
 
 
 def test_nothing_foreign_becomes_markup_in_the_checkpoints(manifest, tmp_path):
     good = Entry(NASTY, tmp_path, spoiled(manifest, NASTY), None)
     broken = Entry(NASTY, tmp_path, None, NASTY)
-    page = Page(panels.checkpoints([good, broken])).check()
+    page = checked(checkpoints([good, broken]))
     assert page.text.count(shown(NASTY)) >= 8
 
 
@@ -189,7 +126,7 @@ def test_nothing_foreign_becomes_markup_in_the_checkpoints(manifest, tmp_path):
 def marked(text: str, *flags: Flag) -> list[tuple[str, str]]:
     """(piece, severity of its mark) in order."""
     runs: list[tuple[str, str]] = []
-    for letter, mark in Page(cells.highlight(text, flags)).check().letters:
+    for letter, mark in checked(cells.highlight(text, flags)).letters:
         severity = mark.removeprefix("gd-m-")
         if runs and runs[-1][1] == severity:
             runs[-1] = (runs[-1][0] + letter, severity)
@@ -262,9 +199,9 @@ def test_every_character_is_marked_as_its_most_severe_flag_says():
 
 @pytest.mark.parametrize(("verdict", "shape"), [("healthy", "●"), ("warning", "▲"), ("degenerate", "■")])
 def test_every_verdict_is_a_word_and_a_shape_of_its_own(verdict, shape):
-    assert f"{shape} {verdict}" in Page(cells.badge(done(diagnosis=Diagnosis(verdict)))).text
-    growing = dataclasses.replace(done(diagnosis=Diagnosis(verdict)), status="running", finish_reason=None)
-    assert f"{shape} {verdict} so far" in Page(cells.badge(growing)).text
+    assert f"{shape} {verdict}" in Page(cells.card(done(diagnosis=Assessment(verdict)))).text
+    growing = dataclasses.replace(done(diagnosis=Assessment(verdict)), status="running", finish_reason=None)
+    assert f"{shape} {verdict} so far" in Page(cells.card(growing)).text
 
 
 def test_a_failed_cell_says_so_in_word_shape_and_reason():
@@ -274,59 +211,59 @@ def test_a_failed_cell_says_so_in_word_shape_and_reason():
 
 
 def test_cells_without_a_verdict_say_what_they_are_waiting_for():
-    assert "waiting" in Page(cells.badge(Cell("toy", "full"))).text
-    assert "reading" in Page(cells.badge(Cell("toy", "full", "running"))).text
+    assert "waiting" in Page(cells.card(Cell("toy", "full"))).text
+    assert "reading" in Page(cells.card(Cell("toy", "full", "running"))).text
 
 
-@pytest.mark.parametrize("severity", ["fail", "warn", "info"])
-def test_every_flag_is_told_in_words_with_shape_evidence_and_code(severity):
-    text = Page(cells.flags(Diagnosis("warning", (flag(severity, None, "template_leak", "'Output:' is part of a prompt", "F6"),)))).text
-    assert cells.SEVERITY_MARKS[severity] in text and "prompt labels leak into the answer" in text
-    assert "'Output:' is part of a prompt" in text and "F6" in text
-    assert len(set(cells.SEVERITY_MARKS.values())) == 3
+@pytest.mark.parametrize(("severity", "shape"), [("fail", "■"), ("warn", "▲"), ("info", "○")])
+@pytest.mark.parametrize("kind", ["flags", "facts"])
+def test_every_finding_is_told_in_words_with_shape_evidence_and_code(severity, shape, kind):
+    found = Assessment("healthy", **{kind: (flag(severity, None, "template_leak", "'Output:' is part of a prompt", "F6"),)})
+    text = " ".join(Page(cells.card(done(diagnosis=found))).text.split())
+    assert f"{shape} prompt labels leak into the answer 'Output:' is part of a prompt F6" in text
+    assert "gd-flags" not in cells.card(done())
 
 
 def test_every_flag_that_exists_has_words():
-    from gistdemo.metrics import repetition_checks, text_checks
-
-    sources = [module.__loader__.get_source(module.__name__) for module in (repetition_checks, text_checks)]
-    names = {part.split('"')[1] for source in sources for part in source.split('Flag("F')[1:] for part in [part.split(",", 1)[1]]}
-    assert len(names) >= 9 and names <= cells.NAMES.keys()
+    source = "".join(path.read_text(encoding="utf-8") for path in (PROJECT_DIR / "gistdemo" / "metrics").glob("*.py"))
+    assert set(re.findall(r'Flag\("F\d+", "(\w+)"', source)) == markup.FLAG_NAMES.keys()
 
 
-@pytest.mark.parametrize("reason", ["eos", "limit", "stopped"])
-def test_a_finished_answer_says_why_it_ended(reason):
-    assert cells.FINISH[reason] in Page(cells.card(done(finish_reason=reason))).text
+@pytest.mark.parametrize(
+    ("reason", "words"), [("eos", "ended by itself"), ("limit", "cut at the answer limit"), ("stopped", "stopped by you")]
+)
+def test_a_finished_answer_says_why_it_ended(reason, words):
+    assert words in Page(cells.card(done(finish_reason=reason))).text and words not in Page(cells.card(done(finish_reason=None))).text
 
 
 def test_numbers_are_shown_as_measured_and_dashes_until_then():
     counts = {"prompt_tokens": 31, "instruction_tokens": 12, "kept_tokens": 4, "kv_bytes": 2048, "answer_tokens": 5}
-    text = Page(cells.numbers(done(**counts, first_token_seconds=0.25, tokens_per_second=19.6))).text
+    text = Page(cells.card(done(**counts, first_token_seconds=0.25, tokens_per_second=19.6))).text
     assert all(part in text for part in ("31 tok", "12 → 4 3.0\u00d7", "2 KiB", "5 tok", "0.25 s", "20/s"))
-    assert Page(cells.numbers(Cell("toy", "full"))).text.count("\u2013") == 5
+    assert Page(cells.card(Cell("toy", "full"))).text.count("\u2013") == 5
 
 
 def test_rouge_shows_with_a_reference_and_its_bar_stays_inside():
-    assert cells.rouge_line(done()) == ""
-    line = cells.rouge_line(done(rouge={"rouge1": 40.0, "rouge2": 20.0, "rougeL": 33.3}, rouge_normalised=75.2))
+    assert "gd-rouge" not in cells.card(done())
+    line = cells.card(done(rouge={"rouge1": 40.0, "rouge2": 20.0, "rougeL": 33.3}, rouge_normalised=75.2))
     assert all(part in Page(line).text for part in ("33.3", "R-1 40.0", "R-2 20.0", "75 of full")) and "width:33.3%" in line
-    assert "width:100.0%" in cells.rouge_line(done(rouge={"rouge1": 0.0, "rouge2": 0.0, "rougeL": 100.00001}))
+    assert "width:100.0%" in cells.card(done(rouge={"rouge1": 0.0, "rouge2": 0.0, "rougeL": 100.00001}))
 
 
 def test_an_empty_answer_is_told_apart_from_one_that_has_not_begun():
-    assert "(the model said nothing)" in cells.text_block(done(""))
+    assert "(the model said nothing)" in cells.card(done(""))
     for status in ("waiting", "running"):
-        assert "said nothing" not in cells.text_block(Cell("toy", "full", status))
+        assert "said nothing" not in cells.card(Cell("toy", "full", status))
 
 
 def test_text_of_any_direction_is_laid_out_by_its_own_first_letter_and_tokens_from_left_to_right():
-    assert 'dir="auto"' in cells.text_block(done("שלום"))
+    assert 'dir="auto"' in cells.card(done("שלום"))
     assert 'dir="ltr"' in cells.seen_by_model(one(Cell("toy", "full", pieces=(Piece("input", "shown", ("של",)),))))
 
 
 def test_the_grid_has_a_row_per_checkpoint_and_a_card_per_condition(manifest):
     everything = tuple(Cell(name, condition) for name in ("toy", "other") for condition in CONDITIONS)
-    page = Page(cells.grid(Snapshot(everything, "", None, False), {"toy": row_of(manifest)})).check()
+    page = checked(cells.grid(Snapshot(everything, "", None, False), {"toy": row_of(manifest)}))
     assert len(page.with_class("gd-row")) == 2 and len(page.with_class("gd-card")) == 10
     assert "Toy toy" in page.text and "instruct" in page.text and "other" in page.text
     assert page.with_class("gd-grid")[0]["data-finished"] == "false"
@@ -335,9 +272,9 @@ def test_the_grid_has_a_row_per_checkpoint_and_a_card_per_condition(manifest):
 @pytest.mark.parametrize(("template", "kind"), [("plain", "base"), ("chatml", "instruct")])
 def test_a_row_says_what_kind_of_model_it_is_and_on_which_it_stands(manifest, template, kind):
     made = dataclasses.replace(manifest, template=dataclasses.replace(manifest.template, name=template), backbone=GEMMA.name)
-    head = cells.row_head("toy", row_of(made))
+    head = cells.grid(one(done()), {"toy": row_of(made)})
     assert f">{kind}<" in head and ">embeddings<" in head and f">{GEMMA.title}<" in head
-    assert ">toy<" in cells.row_head("toy", row_of(manifest)), "a model that is not embedded is named as it was given"
+    assert ">toy<" in cells.grid(one(done()), {"toy": row_of(manifest)}), "a model that is not embedded is named as it was given"
 
 
 @pytest.mark.parametrize(
@@ -345,26 +282,26 @@ def test_a_row_says_what_kind_of_model_it_is_and_on_which_it_stands(manifest, te
     [(SMOLLM2.name, SMOLLM2.title, "instruct"), (GEMMA.name, GEMMA.title, "base"), ("org/name", "name", None)],
 )
 def test_a_backbone_as_a_row_says_that_it_has_no_gist(name, title, kind):
-    page = Page(cells.row_head(name, ModelRow(name, name))).check()
+    page = checked(cells.grid(one(dataclasses.replace(done(), checkpoint=name)), {name: ModelRow(name, name)}))
     assert "no gist" in page.text and title in page.text and "without a gist" in page.text
     assert len(page.with_class("gd-kind")) == (kind is not None) and (kind is None or kind in page.text)
 
 
 def test_a_cell_that_has_nothing_to_show_is_no_answer_and_no_failure():
-    page = Page(cells.card(Cell("toy", "gist", "done", note=NASTY))).check()
+    page = checked(cells.card(Cell("toy", "gist", "done", note=NASTY)))
     card = page.with_class("gd-absent")[0]
-    assert card["data-status"] == "absent" and card["data-condition"] == "gist" and page.text == f"Gist{shown(NASTY)}"
+    assert card["data-status"] == "absent" and card["data-condition"] == "gist" and page.text.strip() == f"Gist{shown(NASTY)}"
     assert not page.with_class("gd-badge") and not page.with_class("gd-numbers") and not page.with_class("gd-error")
 
 
 def test_a_cell_that_waits_for_a_model_says_how_far_it_is():
-    page = Page(cells.card(Cell("toy", "full", note=NASTY))).check()
+    page = checked(cells.card(Cell("toy", "full", note=NASTY)))
     assert shown(NASTY) in page.text and page.with_class("gd-waiting") and not page.with_class("gd-absent")
 
 
 def test_invisible_tokens_are_made_visible():
     text = Page(cells.seen_by_model(one(Cell("toy", "full", pieces=(Piece("template", "shown", ("\n", "\t", "", "a\n")),))))).text
-    assert text.endswith("⏎⇥·a⏎")
+    assert text.strip().endswith("⏎⇥·a⏎")
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -372,13 +309,13 @@ def test_invisible_tokens_are_made_visible():
 
 def test_a_broken_checkpoint_shows_its_reason_and_hides_no_other(manifest, tmp_path):
     broken = Entry("bad", tmp_path, None, "'bad' has no manifest.json.")
-    text = Page(panels.checkpoints([broken, Entry("toy", tmp_path, manifest, None)])).text
+    text = Page(checkpoints([broken, Entry("toy", tmp_path, manifest, None)])).text
     assert "✕ broken" in text and "'bad' has no manifest.json." in text and "● usable" in text and "Toy toy" in text
-    assert "No checkpoint found" in panels.checkpoints([])
+    assert "No checkpoint found" in checkpoints([])
 
 
 def test_recovery_stands_beside_its_control(manifest, tmp_path):
-    text = Page(panels.checkpoints([Entry("toy", tmp_path, manifest, None)])).text
+    text = Page(checkpoints([Entry("toy", tmp_path, manifest, None)])).text
     assert "k=4" in text and "own gist0.50" in text and "another row's gist0.01" in text and "64 held-out rows" in text
 
 
@@ -397,7 +334,7 @@ def test_recovery_stands_beside_its_control(manifest, tmp_path):
 )
 def test_records_of_another_trainer_do_not_break_the_page(manifest, tmp_path, records):
     """Both are notes for people: what they hold is not checked when a manifest is read."""
-    page = Page(panels.checkpoints([Entry("toy", tmp_path, dataclasses.replace(manifest, **records), None)])).check()
+    page = checked(checkpoints([Entry("toy", tmp_path, dataclasses.replace(manifest, **records), None)]))
     assert "● usable" in page.text and "Toy toy" in page.text
 
 
@@ -407,8 +344,8 @@ def test_an_evaluation_kept_beside_a_checkpoint_is_shown_and_a_broken_one_is_not
     answers = [{"condition": "full", "k": 0, "n": 4, "verdicts": verdicts}, {"condition": "gist", "k": 4, "n": 4, "verdicts": verdicts}]
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps({"rows": 4, "answers": answers}))
-    text = Page(panels.checkpoints([entry])).check().text
+    text = checked(checkpoints([entry])).text
     assert "Greedy answers to 4 rows" in text and "Gist, k = 4" in text and "75 %" in text and "25 %" in text
     for broken in ("", "[]", "{", '{"answers": []}', '{"rows": 4, "answers": [{"condition": "full"}]}', '{"rows": "<b>", "answers": []}'):
         path.write_text(broken)
-        assert "Greedy answers" not in Page(panels.checkpoints([entry])).check().text
+        assert "Greedy answers" not in checked(checkpoints([entry])).text

@@ -113,7 +113,7 @@ def test_saving_again_replaces_the_folder_and_leaves_no_other(tmp_path):
 def test_a_save_that_fails_leaves_the_older_folder(tmp_path):
     folder = save(tmp_path / "demo")
     with pytest.raises(CheckpointError, match="wrong form"):
-        save(folder, mode="unheard-of")
+        save(folder, max_k=0)
     assert read_manifest(folder).mode == "compressor" and [p.name for p in tmp_path.iterdir()] == ["demo"]
 
 
@@ -194,7 +194,7 @@ def test_another_format_is_refused_with_both_numbers(tmp_path, found):
         (lambda r: (r.pop("mode"), r.pop("max_k")), "manifest.json lacks mode, max_k"),
         (lambda r: r.update(trained_k=[float("inf")]), "a field of the wrong form"),
         (lambda r: r["files"].update({"x" * 300: r["files"]["gist.safetensors"]}), "a file cannot be read"),
-        (lambda r: r.update(mode="magic"), "mode is 'magic', allowed are embeddings, joint, compressor"),
+        (lambda r: r.update(mode=7), "mode is 7"),
         (lambda r: r.update(max_k=0), "max_k is 0, allowed are 1 to 1024"),
         (lambda r: r.update(has_backbone_adapter=True), "it has both a compressor and a tuned backbone; one of them is allowed"),
         (lambda r: r.update(max_k="8"), "max_k is '8'"),

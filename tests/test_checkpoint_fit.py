@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from lab import EXAMPLES, Lab, add_random_adapter
-from safetensors.torch import save_file
-from test_checkpoint import load, refusal, rewrite, save
+from safetensors.torch import load_file, save_file
+from test_checkpoint import SLOTS, load, manifest, refusal, rewrite, save
+from toy import toy_config, toy_model
+from transformers import LlamaForCausalLM
 
-from gistdemo.checkpoint.manifest import COMPRESSOR_DIR, GIST_FILE, describe_files, read_manifest
+from gistdemo.checkpoint.manifest import COMPRESSOR_DIR, GIST_FILE, WEIGHTS_FILE, describe_files, read_manifest
 from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
-from gistdemo.checkpoint.store import attach
+from gistdemo.checkpoint.store import attach, load_weights, save_checkpoint
 from gistdemo.errors import CheckpointError
+from gistdemo.model.gist_model import GistModel
 
 
 def refresh(folder) -> None:
@@ -59,8 +64,6 @@ def other_names(folder):
 
 
 def weights(folder):
-    from safetensors.torch import load_file
-
     return load_file(folder / COMPRESSOR_DIR / "adapter_model.safetensors")
 
 
@@ -74,13 +77,51 @@ def test_an_adapter_that_does_not_fit_is_refused_every_time_and_leaves_no_trace(
     before = [load(good, lab).compress_adapter] if attached_before else []
     answers = lab.ids([lab.row("full", example) for example in EXAMPLES])
     for _ in range(2):
-        assert "its adapter does not fit the backbone" in refusal(folder, lab)
+        assert "its adapter cannot be used" in refusal(folder, lab)
         assert list(lab.model.adapters.names) == before
         assert lab.ids([lab.row("full", example) for example in EXAMPLES]) == answers
     fresh = Lab()
     add_random_adapter(fresh.model, "one", 0)
     ours = lab.ids([lab.row("gist", example, 4, load(good, lab).compress_adapter) for example in EXAMPLES])
     assert ours == fresh.ids([fresh.row("gist", example, 4, "one") for example in EXAMPLES])
+
+
+# --- all weights of a backbone ------------------------------------------------------------------------------------------------
+
+
+def whole(folder, model):
+    """A checkpoint that holds all weights of a model, and its manifest."""
+    lab = Lab(model=GistModel(model))
+    record = manifest(name="demo", mode="joint", has_compressor=False, has_weights=True)
+    save_checkpoint(folder, record, lab.model, SLOTS, {}, "# card\n")
+    return read_manifest(folder)
+
+
+def untied():
+    config = toy_config()
+    config.tie_word_embeddings = False
+    return LlamaForCausalLM(config).requires_grad_(False)
+
+
+@pytest.mark.parametrize("make", [toy_model, untied])
+def test_all_weights_come_back_and_a_missing_one_is_refused(tmp_path, make):
+    """A head of its own is a weight like others; one that is tied is stored once."""
+    source, other = make(), make()
+    other.model.norm.weight.zero_()
+    record = whole(tmp_path / "demo", source)
+    load_weights(record, tmp_path / "demo", other)
+    assert all(torch.equal(weight.half(), other.state_dict()[name].half()) for name, weight in source.state_dict().items())
+    stored = load_file(tmp_path / "demo" / WEIGHTS_FILE)
+    for name in stored:
+        save_file({n: t for n, t in stored.items() if n != name}, tmp_path / "demo" / WEIGHTS_FILE)
+        with pytest.raises(CheckpointError, match=f"1 weights are missing or have no place, first '{re.escape(name)}'"):
+            load_weights(record, tmp_path / "demo", other)
+
+
+def test_what_a_model_keeps_beside_its_weights_need_not_be_stored(tmp_path):
+    model = toy_model()
+    model.model.layers[0].register_buffer("bias_of_experts", torch.ones(4))
+    load_weights(whole(tmp_path / "demo", model), tmp_path / "demo", model)
 
 
 # --- registry ------------------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def test_a_run_directory_that_cannot_be_written_is_one_line(home, refused, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ((*TRAIN, "--ks", "1,x"), "argument --ks: 'x' is not a list of int"),
+        ((*TRAIN, "--ks", "1,x"), "argument --ks: '1,x' is not a list of int"),
         ((*TRAIN[:4], "sideways", *TRAIN[5:]), "argument --mode: invalid choice: 'sideways'"),
         (("compare", "Add.", "--k", "four"), "argument --k: invalid int value: 'four'"),
         (("compare",), "the following arguments are required: instruction"),
@@ -279,9 +279,9 @@ def test_importing_loads_nothing_heavy(module, unwanted):
 def test_the_apps_help_is_quick():
     """Told by what it imports, because a clock depends on the machine."""
     found = python("-X", "importtime", "app.py", "--help")
-    assert found.returncode == 0 and found.stdout.startswith("usage: app.py")
+    assert found.returncode == 0 and found.stdout.startswith("usage: python -m gistdemo app ")
     imported = {line.split("|")[-1].strip() for line in found.stderr.splitlines()}
-    assert "argparse" in imported and not imported & {"gradio", "torch", "gistdemo", "pandas"}
+    assert "argparse" in imported and not imported & {"gradio", "torch", "transformers", "pandas"}
 
 
 # --- app.py ----------------------------------------------------------------------------------------------------------
@@ -343,7 +343,7 @@ def quiet_queue(monkeypatch):
 
 def test_a_run_can_be_queued_and_shown_and_taken_out_and_put_back(home, tmp_path, capsys, quiet_queue):
     data = tmp_path / "rows.jsonl"
-    data.write_text("{}")
+    data.write_text(json.dumps({"instruction": "Say hi.", "input": "", "output": "Hi."}) + "\n")
     assert main(["train", "--queue", "--preset", "quick", "--steps", "7", "--name", "mine", "--data", str(data)]) == 0
     job = capsys.readouterr().out.split()[0]
     assert main(["jobs", "list"]) == 0

@@ -11,7 +11,8 @@ from itertools import pairwise
 import pytest
 from scripted import KV_BYTES_PER_TOKEN, LOOP, NAMES, SLOTS, Line, ScriptedPool, write_checkpoint, write_two_checkpoints
 
-from gistdemo.compare import CONTROLS, NO_GIST, compare, reusable
+from gistdemo.checkpoint.store import CONTROLS
+from gistdemo.compare import NO_GIST, compare, reusable
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import CheckpointError, PromptError, UsageError
 from gistdemo.generation import Sampling
@@ -51,7 +52,7 @@ def says(**texts: Line | str) -> dict:
 
 
 def codes(cell) -> list[str]:
-    return [flag.code for flag in cell.diagnosis.flags]
+    return [flag.code for flag in (*cell.diagnosis.flags, *cell.diagnosis.facts)]
 
 
 # --- snapshots -------------------------------------------------------------------------------------------------------
@@ -133,16 +134,12 @@ def test_answers_are_counted_without_the_end_token_and_timed(pool):
 
 @pytest.mark.parametrize("text", ["Käse: 🧀 日本語, fin", "Käse: a broken \ufffd"])
 @pytest.mark.parametrize("limit", [7, 8, 9, 10, 11, 200])
-def test_text_ids_and_offsets_agree_in_every_snapshot(pool, text, limit):
+def test_text_is_whole_and_tokens_are_counted(pool, text, limit):
     """Also where the limit cuts a character of several bytes (the cheese is bytes 7 to 10), and where one is held back to the end."""
     pool.script = says(full=text)
     snapshots = run(asked(conditions=("full",), max_new_tokens=limit), pool)
-    for cell in (s.cells[0] for s in snapshots):
-        assert len(cell.token_ids) == len(cell.token_offsets) == cell.answer_tokens
-        assert "".join(cell.text[a:b] for a, b in cell.token_offsets) == cell.text
-        assert [a for a, _ in cell.token_offsets] == [0, *(b for _, b in cell.token_offsets)][: cell.answer_tokens]
+    assert all(text.startswith(s.cells[0].text.rstrip("\ufffd")) for s in snapshots)
     last = snapshots[-1].cells[0]
-    assert last.text == pool.tokenizer.decode(list(last.token_ids))
     assert (last.text, last.finish_reason) == (text, "eos") if limit == 200 else last.finish_reason == "limit"
     assert last.answer_tokens == min(limit, len(text.encode()))
 
@@ -177,8 +174,8 @@ def test_a_failed_full_answer_normalises_nothing(pool):
 
 def test_a_cell_becomes_plain_json(pool):
     record = finished(asked(conditions=("full", "blind")), pool)["instruct", "blind"].to_dict()
-    assert record["verdict"] == "degenerate" and record["flags"][0]["code"] == "F7" and record["finish_reason"] == "eos"
-    assert not {"pieces", "token_ids", "token_offsets"} & record.keys()
+    assert record["verdict"] == "healthy" and record["facts"][0]["code"] == "F7" and record["finish_reason"] == "eos"
+    assert "pieces" not in record
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -209,13 +206,13 @@ def test_nothing_said_yet_is_not_an_empty_answer_but_nothing_said_at_all_is(pool
 def test_equal_answers_are_told_where_full_and_none_ran(pool):
     pool.script = says(full="Two.", gist="Two.", truncated="Rain", none="Rain", blind="Rain")
     cells = finished(asked(conditions=CONDITIONS), pool)
-    names = {condition: {flag.name for flag in cell.diagnosis.flags if flag.code == "F10"} for (_, condition), cell in cells.items()}
+    names = {condition: {flag.name for flag in cell.diagnosis.facts if flag.code == "F10"} for (_, condition), cell in cells.items()}
     assert names == {
         "full": set(),
         "gist": {"identical_to_full"},
         "truncated": {"identical_to_dropped"},
         "none": set(),
-        "blind": set(),  # F7 says why already
+        "blind": {"identical_to_dropped"},
     }
     alone = finished(asked(conditions=("gist", "truncated")), pool)
     assert not any("F10" in codes(cell) for cell in alone.values())
@@ -241,7 +238,8 @@ def test_only_blind_is_blind_to_its_instruction(pool, instruction):
     cells = finished(asked(Example(instruction), conditions=CONDITIONS), pool)
     assert {condition for (_, condition), cell in cells.items() if "F7" in codes(cell)} == {"blind"}
     blind = cells["instruct", "blind"]
-    assert blind.diagnosis.verdict == "degenerate" and "never reached the model" in blind.diagnosis.flags[0].evidence
+    assert blind.diagnosis.verdict == "healthy", "what is wrong with it is not the text"
+    assert "never reached the model" in blind.diagnosis.facts[0].evidence
 
 
 def test_what_the_model_sees_is_told_token_by_token(pool):

@@ -131,7 +131,7 @@ def test_a_backbone_added_by_hand_is_offered_chosen_and_compared(tab, tmp_path):
     folder = str(save_toy(tmp_path / "toy-model"))
     group, line = tab.add_row(f" {folder} ", ["instruct"])
     assert group.value == ["instruct", folder] and ("toy-model (no gist)", folder) in group.choices
-    assert "&#x27;toy-model&#x27; is a row now" in line and tab.rows_offered()[-1].name == folder
+    assert "&#39;toy-model&#39; is a row now" in line and tab.rows_offered()[-1].name == folder
     again, _ = tab.add_row(folder, group.value)
     assert again.value == ["instruct", folder] and len(tab.rows_offered()) == 5, "added once"
     request = tab._request("Add.", "", "", [folder, "instruct"], ["gist", "full"], 4, 8, 0, 1, 0)

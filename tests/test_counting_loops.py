@@ -10,7 +10,6 @@ import pytest
 
 from gistdemo.metrics import Diagnosis, Flag, diagnose
 from gistdemo.metrics.near_loops import runs
-from gistdemo.metrics.repetition import split_units
 
 DESCRIBE = "Describe a dog in a few sentences."
 KINDS = ["noun", "verb", "noun", "noun", "verb", "noun", "noun", "verb"]
@@ -135,81 +134,73 @@ def flag_of(diagnosis: Diagnosis, code: str = "F3") -> Flag:
     return found
 
 
-def tokens(text: str) -> list[int]:
-    """Ids as a tokenizer would give them: one per digit, word and sign."""
-    pieces = [piece for unit in split_units(text).values for piece in (unit if unit.isdigit() else [unit])]
-    known = sorted(set(pieces))
-    return [known.index(piece) for piece in pieces]
-
-
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("instruction", [None, DESCRIBE, "Make a list of three dogs.", "Write a poem about a dog."])
-@pytest.mark.parametrize("finish_reason", ["limit", "eos", None])
-def test_what_goes_round_is_degenerate(name, instruction, finish_reason):
+def test_what_goes_round_is_degenerate(name, instruction):
     text = BAD[name]
     if "poem" in (instruction or "") and name in MAY_BE_VERSE:
         return
-    assert flag_of(diagnose(text, None, instruction, "", finish_reason)).severity == "fail"
-    for ids in (None, tokens(text)):
-        assert diagnose(text, ids, instruction, "", finish_reason).verdict == "degenerate"
+    assert flag_of(diagnose(text, instruction)).severity == "fail"
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("finish_reason", ["limit", "eos", None])
-def test_text_that_counts_and_says_something_is_healthy(name, finish_reason):
+def test_text_that_counts_and_says_something_is_healthy(name):
     instruction, text = GOOD[name]
-    assert diagnose(text, None, instruction, "", finish_reason).verdict == "healthy"
-    assert not [flag for flag in diagnose(text, finish_reason=finish_reason).flags if flag.code == "F3" and flag.severity == "fail"]
+    assert diagnose(text, instruction).verdict == "healthy"
+    assert not [flag for flag in diagnose(text).flags if flag.code == "F3" and flag.severity == "fail"]
 
 
 @pytest.mark.parametrize("name", ASKED)
 def test_counting_that_was_asked_for_is_healthy(name):
     instruction, text = ASKED[name]
-    assert diagnose(text, None, instruction, "", "eos").verdict == "healthy"
-    assert diagnose(text, None, DESCRIBE, "", "eos").verdict == "degenerate"
+    assert diagnose(text, instruction).verdict == "healthy"
+    assert diagnose(text, DESCRIBE).verdict == "degenerate"
 
 
 @pytest.mark.parametrize(
-    ("instruction", "text", "finish_reason", "verdict"),
+    ("instruction", "text", "verdict"),
     [
-        ("Count to 10.", count(1, 40), "limit", "degenerate"),
-        ("Count to ten.", count(1, 40), "limit", "degenerate"),
-        ("Count to 10.", count(1, 40), "eos", "warning"),  # too far, but it ended
-        ("Count to 10.", count(1, 10), "eos", "healthy"),
-        ("Count to 100.", count(1, 40), "limit", "healthy"),  # on its way
-        ("Count to 1,000.", count(1, 40), "limit", "healthy"),
-        ("Count up.", count(1, 40), "limit", "healthy"),  # no end was asked for
-        ("Count down from 20 to 1.", count(20, -20, -1), "limit", "degenerate"),
-        ("Write the numbers between 1 and 12.", count(1, 40), "limit", "degenerate"),
-        ("List the first five multiples of 5.", count(5, 200, 5), "limit", "degenerate"),
-        ("Count to 5.", items("N.\n", 26), "limit", "degenerate"),
-        ("What is the number of planets?", count(1, 40), "limit", "degenerate"),
-        ("When did it happen?", count(1, 40), "limit", "degenerate"),  # years may be listed, but not until the limit
-        ("When were the Summer Olympics held?", count(1960, 2016, 4), "eos", "warning"),  # only for its few letters
+        ("Count to 10.", count(1, 40), "degenerate"),
+        ("Count to ten.", count(1, 40), "degenerate"),
+        ("Count to 10.", count(1, 10), "healthy"),
+        ("Count to 100.", count(1, 40), "healthy"),  # on its way
+        ("Count to 1,000.", count(1, 40), "healthy"),
+        ("Count up.", count(1, 40), "healthy"),  # no end was asked for
+        ("Count down from 20 to 1.", count(20, -20, -1), "degenerate"),
+        ("Write the numbers between 1 and 12.", count(1, 40), "degenerate"),
+        ("List the first five multiples of 5.", count(5, 200, 5), "degenerate"),
+        ("Count to 5.", items("N.\n", 26), "degenerate"),
+        ("What is the number of planets?", count(1, 40), "degenerate"),
+        ("When did it happen?", count(1, 40), "degenerate"),  # years may be listed, but not until the limit
+        ("When were the Summer Olympics held?", count(1960, 2016, 4), "warning"),  # only for its few letters
     ],
 )
-def test_counting_ends_where_it_was_asked_to(instruction, text, finish_reason, verdict):
-    assert diagnose(text, None, instruction, "", finish_reason).verdict == verdict
+def test_counting_ends_where_it_was_asked_to(instruction, text, verdict):
+    assert diagnose(text, instruction).verdict == verdict
 
 
 @pytest.mark.parametrize(
-    ("instruction", "text", "finish_reason", "severity"),
+    ("instruction", "text", "severity"),
     [
-        ("Make a blank list with five lines.", items("N.\n", 5), "eos", None),
-        ("Make a blank list with five lines.", items("N.\n", 25), "limit", "fail"),  # five were asked for
-        ("Make a blank list with fifteen lines.", items("N.\n", 15), "eos", None),
-        ("Write SQL that adds rows.", items("INSERT INTO t VALUES (N, 'row N');\n", 8), "eos", None),
-        ("Write SQL that adds rows.", items("INSERT INTO t VALUES (N, 'row N');\n", 8), "limit", "warn"),
-        ("Show how to set up channels.", items("channel N { volume = N; }\n", 8), "eos", None),  # data, though nobody said so
-        ("Show how to set up channels.", items("channel N { volume = N; }\n", 8), "limit", "warn"),
-        ("Write a script for a movie.", items("N. Write a script for the opening scene.\n", 8), "limit", "fail"),  # no code
-        ("Write a song about sheep.", items("N sheep are on the hill and N sheep are in the barn.\n", 5), "eos", None),
-        ("Write a song about sheep.", items("N. The song is about sheep.\n", 5), "eos", "fail"),
-        ("Repeat: I am here.", items("N. I am here.\n", 9), "eos", None),
+        ("Make a blank list with five lines.", items("N.\n", 5), None),
+        ("Make a blank list with five lines.", items("N.\n", 25), "fail"),  # five were asked for
+        ("Make a blank list with fifteen lines.", items("N.\n", 15), None),
+        ("Write SQL that adds rows.", items("INSERT INTO t VALUES (N, 'row N');\n", 8) + "COMMIT; -- all is written\n", None),
+        ("Write SQL that adds rows.", items("INSERT INTO t VALUES (N, 'row N');\n", 8), None),
+        (
+            "Show how to set up channels.",
+            items("channel N { volume = N; }\n", 8) + "Then play them all.",
+            None,
+        ),  # data, though nobody said so
+        ("Show how to set up channels.", items("channel N { volume = N; }\n", 8), None),
+        ("Write a script for a movie.", items("N. Write a script for the opening scene.\n", 8), "fail"),  # no code
+        ("Write a song about sheep.", items("N sheep are on the hill and N sheep are in the barn.\n", 5) + "And now they sleep.", None),
+        ("Write a song about sheep.", items("N. The song is about sheep.\n", 5), "fail"),
+        ("Repeat: I am here.", items("N. I am here.\n", 9), None),
     ],
 )
-def test_what_excuses_a_near_loop(instruction, text, finish_reason, severity):
-    found = [flag.severity for flag in diagnose(text, None, instruction, "", finish_reason).flags if flag.code == "F3"]
+def test_what_excuses_a_near_loop(instruction, text, severity):
+    found = [flag.severity for flag in diagnose(text, instruction).flags if flag.code == "F3"]
     assert found == ([severity] if severity else [])
 
 
@@ -233,23 +224,22 @@ def test_what_excuses_a_near_loop(instruction, text, finish_reason, severity):
     ],
 )
 def test_span_covers_the_loop_and_evidence_says_what_varies(text, shown, evidence):
-    loop = flag_of(diagnose(text, None, DESCRIBE, "", "eos"))
+    loop = flag_of(diagnose(text, DESCRIBE))
     assert text[slice(*loop.span)].strip() == shown.strip()
-    assert loop.evidence == evidence
+    assert loop.evidence.removesuffix(", to the end of the text") == evidence
     assert loop.value == pytest.approx((loop.span[1] - loop.span[0]) / len(text))
-    assert diagnose(text, tokens(text), DESCRIBE, "", "eos").flags[0].span in (loop.span, None) or "x 12" in evidence
 
 
 def test_lines_in_turns_are_shown_from_the_first_to_the_last():
     text = "A word about words.\n" + BAD["lines in turns"] + "And so on it goes, until nobody listens."
-    loop = flag_of(diagnose(text, None, DESCRIBE, "", "eos"))
+    loop = flag_of(diagnose(text, DESCRIBE))
     assert loop.evidence == "9 lines say the same 2 things in turns, such as 'The word is a noun'"
     assert text[slice(*loop.span)].startswith("The word is a noun.") and text[slice(*loop.span)].endswith("The word is a verb")
 
 
-def test_a_near_loop_that_reaches_the_limit_is_a_runaway():
-    assert flag_of(diagnose(items("N. I am a haiku\n", 14) + "15. I", finish_reason="limit")).evidence.endswith("until the limit (runaway)")
-    assert "runaway" not in flag_of(diagnose(items("N. I am a haiku\n", 14) + "Now something new begins.", finish_reason="limit")).evidence
+def test_a_near_loop_says_whether_it_ever_ends():
+    assert flag_of(diagnose(items("N. I am a haiku\n", 14) + "15. I")).evidence.endswith("to the end of the text")
+    assert "to the end" not in flag_of(diagnose(items("N. I am a haiku\n", 14) + "Now something new begins.")).evidence
 
 
 def test_equal_copies_are_reported_before_near_ones():
@@ -258,15 +248,15 @@ def test_equal_copies_are_reported_before_near_ones():
 
 
 @pytest.mark.parametrize(
-    ("finish_reason", "text", "severity"),
+    ("text", "severity"),
     [
-        ("limit", items("N. The robots are good for work and for all of society.\n", 2) + "3. The robots are good for", "warn"),
-        ("eos", items("N. The robots are good for work and for all of society.\n", 2) + "3. The robots are good for", None),
-        ("limit", items("N. The robots are good for work and for all of society.\n", 2) + "3. They", None),
+        (items("N. The robots are good for work and for all of society.\n", 2) + "3. The robots are good for", "warn"),
+        (items("N. The robots are good for work and for all of society.\n", 2) + "3. They", None),
+        (items("N. The robots are good for work and for all of society.\n", 2), None),
     ],
 )
-def test_a_third_copy_that_the_limit_cut_is_worth_a_warning(finish_reason, text, severity):
-    found = [flag.severity for flag in diagnose(text, None, DESCRIBE, "", finish_reason).flags if flag.code == "F3"]
+def test_a_third_copy_that_breaks_off_is_worth_a_warning(text, severity):
+    found = [flag.severity for flag in diagnose(text, DESCRIBE).flags if flag.code == "F3"]
     assert found == ([severity] if severity else [])
 
 
@@ -276,9 +266,9 @@ def test_f4_sees_copies_with_small_changes_and_new_numbers():
         "and gives power to the player.\nExplanation 2: The racket is a complex machine that gives power to the player.\n"
         "Explanation 3: The racket is a complex machine that is made of steel and gives power to the player."
     )
-    assert flag_of(diagnose(text, None, DESCRIBE), "F4").severity == "fail"
-    assert "numbers and signs apart" in flag_of(diagnose(text, None, DESCRIBE), "F4").evidence
-    assert not [flag for flag in diagnose(text[:200], None, DESCRIBE).flags if flag.code == "F4"]
+    assert flag_of(diagnose(text, DESCRIBE), "F4").severity == "fail"
+    assert "numbers and signs apart" in flag_of(diagnose(text, DESCRIBE), "F4").evidence
+    assert not [flag for flag in diagnose(text[:200], DESCRIBE).flags if flag.code == "F4"]
 
 
 def test_runs_of_numbers():
@@ -290,16 +280,13 @@ def test_runs_of_numbers():
 @pytest.mark.parametrize("text", [" " * 20000 + "x", "1. " * 5000, "a " * 20000, "1.\n" * 5000, "word." * 5000, ",".join("12" * 9000)])
 def test_long_odd_text_takes_no_long_time(text):
     start = time.perf_counter()
-    diagnose(text, finish_reason="limit")
+    diagnose(text)
     assert time.perf_counter() - start < 5
 
 
 def test_real_answers_of_the_base_model():
     """57 greedy answers of Gemma 3 270M, up to 8 of each kind seen among 200, with labels given by eye (scripts/calibrate_flags.py)."""
-    verdicts = [
-        (row["label"], diagnose(row["text"], row["ids"], row["instruction"], row["input"], row["finish_reason"]).verdict)
-        for row in BASE_ANSWERS
-    ]
+    verdicts = [(row["label"], diagnose(row["text"], row["instruction"], row["input"]).verdict) for row in BASE_ANSWERS]
     bad = [verdict for label, verdict in verdicts if label == "degenerate"]
     assert len(bad) == 52 and bad.count("degenerate") >= 50 and "healthy" not in bad
     assert not [verdict for label, verdict in verdicts if label == "healthy" and verdict == "degenerate"]

@@ -6,12 +6,12 @@ import json
 import random
 import statistics
 import time
-from itertools import pairwise
 
 import pytest
 
-from gistdemo.metrics import Diagnosis, diagnose, find_loop, instruction_blind, tail_loop
+from gistdemo.metrics import Diagnosis, Flag, assess, diagnose, find_loop, instruction_blind
 from gistdemo.metrics.repetition import compression_ratio, seq_rep, split_units
+from gistdemo.prompts import Example
 
 LOOPING = "Output:www.google.com\n" * 14
 PROSE = (
@@ -73,42 +73,37 @@ def flag_of(diagnosis: Diagnosis, code: str):
 
 def test_the_famous_loop_is_degenerate_and_its_span_covers_it():
     text = "Sure.\n" + LOOPING
-    diagnosis = diagnose(text, instruction="Write an email to my landlord.", finish_reason="limit")
+    diagnosis = diagnose(text, instruction="Write an email to my landlord.")
     assert diagnosis.verdict == "degenerate"
-    assert flags_of(diagnosis) == {"F3": "fail", "F4": "fail", "F6": "fail", "F2": "info"}
+    assert flags_of(diagnosis) == {"F3": "fail", "F4": "fail", "F6": "fail"}
     loop = flag_of(diagnosis, "F3")
     assert text[slice(*loop.span)] in (LOOPING, "\n" + LOOPING)
     assert "'Output:www.google.com' x 14" in loop.evidence
-    assert loop.evidence.endswith("until the limit (runaway)")
+    assert loop.evidence.endswith("to the end of the text")
     leak = flag_of(diagnosis, "F6")
     assert (text[slice(*leak.span)], leak.value) == ("Output:", 14)
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-@pytest.mark.parametrize("finish_reason", ["eos", "limit", None])
-def test_ordinary_text_is_not_degenerate(name, finish_reason):
+def test_ordinary_text_is_not_degenerate(name):
     instruction, text = HEALTHY[name]
-    with_prompt = diagnose(text, instruction=instruction, finish_reason=finish_reason)
-    alone = diagnose(text, finish_reason=finish_reason)
-    limit = {"F2": "info"} if finish_reason == "limit" else {}
-    assert with_prompt.verdict == "healthy" or (name, flags_of(with_prompt)) == ("code", {"F6": "warn"} | limit)
-    assert alone.verdict == "healthy" or name == "code"  # "# Output:" counts as a leak where nobody says that code was asked for
+    with_prompt = diagnose(text, instruction)
+    assert with_prompt.verdict == "healthy" or (name, flags_of(with_prompt)) == ("code", {"F6": "warn"})
+    assert diagnose(text).verdict == "healthy" or name == "code"  # "# Output:" counts as a leak where nobody says that code was asked for
 
 
 def test_verdict_is_the_worst_severity_and_flags_come_worst_first():
-    assert diagnose("All fine.", finish_reason="limit").verdict == "healthy"  # F2 alone is a remark
-    assert diagnose("All f\ufffdne.", finish_reason="limit").verdict == "warning"
-    diagnosis = diagnose(LOOPING + "\ufffd!", finish_reason="limit")
+    assert diagnose("All fine.").verdict == "healthy"
+    assert diagnose("All f\ufffdne.").verdict == "warning"
+    diagnosis = diagnose(LOOPING + "\ufffd!", "", input=LOOPING)
     assert [flag.severity for flag in diagnosis.flags] == sorted((f.severity for f in diagnosis.flags), key=["fail", "warn", "info"].index)
     assert {flag.severity for flag in diagnosis.flags} == {"fail", "warn", "info"}
 
 
-def test_to_dict_is_plain_json():
-    diagnosis = diagnose("Output\t: \ud800" * 20, finish_reason="limit")
-    assert json.loads(json.dumps(diagnosis.to_dict())) == diagnosis.to_dict()
-    assert all(flag.evidence.isprintable() for flag in diagnosis.flags) and "F6" in flags_of(diagnosis)
-    assert diagnosis.to_dict()["flags"][0]["span"] == list(diagnosis.flags[0].span)
-    assert diagnose("Fine.").to_dict() == {"verdict": "healthy", "flags": []}
+def test_flags_survive_json():
+    flags = diagnose("Output\t: \ud800" * 20).flags
+    assert [Flag.from_dict(json.loads(json.dumps(flag.to_dict()))) for flag in flags] == list(flags)
+    assert all(flag.evidence.isprintable() for flag in flags) and "F6" in [flag.code for flag in flags]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -117,54 +112,28 @@ def test_any_text_is_diagnosed_and_spans_stay_inside(seed):
     alphabet = "a|www| |\n|\t|日|本|é|e\u0301|\u200d|😀|\ufe0f|\ufffd|\ud800|\x00|_|ا|ि|Output:|1".split("|")
     pieces = rng.choices(alphabet[: rng.randint(1, 20)], k=rng.randint(0, 200)) * rng.choice([1, 1, 4])
     text = "".join(pieces)
-    ids = [alphabet.index(piece) for piece in pieces]
-    offsets = []
-    for piece in pieces:
-        start = offsets[-1][1] if offsets else 0
-        offsets.append((start, start + len(piece)))
-    for keywords in ({}, {"ids": ids}, {"ids": ids, "token_offsets": offsets}):
-        for flag in diagnose(text, instruction="Say something.", input=text[:50], finish_reason="limit", none_text=text, **keywords).flags:
-            assert flag.evidence and flag.evidence.isprintable()
-            assert flag.span is None or 0 <= flag.span[0] < flag.span[1] <= len(text)
+    for flag in diagnose(text, "Say something.", text[:50]).flags:
+        assert flag.evidence and flag.evidence.isprintable()
+        assert flag.span is None or 0 <= flag.span[0] < flag.span[1] <= len(text)
 
 
-def test_wrong_calls_say_what_is_allowed():
-    with pytest.raises(ValueError, match=r"finish_reason is 'length'; allowed are None, 'eos', 'limit', 'stopped', 'error'"):
-        diagnose("x", finish_reason="length")
-    with pytest.raises(ValueError, match="1 token_offsets for 2 ids"):
-        diagnose("ab", [1, 2], token_offsets=[(0, 1)])
+def test_a_loop_has_two_copies_at_least():
     with pytest.raises(ValueError, match="at least 2 copies"):
         find_loop([1, 1], min_repeats=1)
 
 
-# ---- F1 and F2
+# ---- F1
 
 
 @pytest.mark.parametrize(
-    ("text", "finish_reason", "severity", "span"),
-    [
-        ("", "eos", "fail", None),
-        (None, None, "fail", None),
-        (" \n\t", "eos", "fail", (0, 3)),
-        ("\u200b\ufeff", "eos", "fail", (0, 2)),
-        ("", "stopped", "info", None),
-        ("", "error", "info", None),
-        (".", "eos", None, None),
-        ("0", "limit", None, None),
-    ],
+    ("text", "severity", "span"),
+    [("", "fail", None), (" \n\t", "fail", (0, 3)), ("\u200b\ufeff", "fail", (0, 2)), (".", None, None), ("0", None, None)],
 )
-def test_f1_empty(text, finish_reason, severity, span):
-    diagnosis = diagnose(text, finish_reason=finish_reason)
+def test_f1_empty(text, severity, span):
+    diagnosis = diagnose(text)
     assert flags_of(diagnosis).get("F1") == severity
     if severity:
         assert flag_of(diagnosis, "F1").span == span
-
-
-@pytest.mark.parametrize(
-    ("finish_reason", "expected"), [("limit", "info"), ("eos", None), ("stopped", None), ("error", None), (None, None)]
-)
-def test_f2_hit_limit(finish_reason, expected):
-    assert flags_of(diagnose(PROSE, finish_reason=finish_reason)).get("F2") == expected
 
 
 # ---- F3
@@ -187,8 +156,7 @@ def test_f2_hit_limit(finish_reason, expected):
         ([], False),
     ],
 )
-def test_f3_loop_thresholds_on_ids(ids, expected):
-    assert ("F3" in flags_of(diagnose("some text of no interest", ids))) == expected
+def test_loop_thresholds(ids, expected):
     assert (find_loop(ids) is not None) == expected
 
 
@@ -233,28 +201,6 @@ def test_find_loop_agrees_with_brute_force(seed):
         assert (found and (found.start, found.stop, found.period)) == brute_force_loop(values, min_repeats, min_span)
 
 
-def test_f3_span_through_token_offsets_is_exact():
-    pieces = ["Well", ","] + [" go", " on", " and", "\n", ""] * 5 + [" stop", "."]
-    text, edges = "".join(pieces), [0]
-    for piece in pieces:
-        edges.append(edges[-1] + len(piece))
-    ids = [sorted(set(pieces)).index(piece) for piece in pieces]
-    offsets = [place if place[0] < place[1] else (0, 0) for place in pairwise(edges)]  # special tokens stand for no characters
-    loop = flag_of(diagnose(text, ids, token_offsets=offsets), "F3")
-    assert text[slice(*loop.span)] == " go on and\n" * 5
-    assert loop.evidence == "'go on and' x 5, 25 of 29 tokens"
-    assert loop.value == pytest.approx(25 / 29)
-
-
-def test_f3_on_ids_without_offsets_counts_tokens_and_finds_the_place_in_the_text():
-    text = "Hello there. " + "go on and " * 6
-    loop = flag_of(diagnose(text, [7, 8, 9] + [1, 2, 3, 4] * 6), "F3")
-    assert text[slice(*loop.span)] == "go on and " * 5 + "go on and"
-    assert loop.evidence == "'go on and' x 6, 24 of 27 tokens"
-    nowhere = flag_of(diagnose("never the same", [5] * 20), "F3")
-    assert (nowhere.span, nowhere.evidence) == (None, "one token x 20, 20 of 20 tokens")
-
-
 @pytest.mark.parametrize(
     ("text", "block"),
     [
@@ -271,66 +217,35 @@ def test_f3_evidence_shows_the_block_on_one_line(text, block):
 
 
 @pytest.mark.parametrize(
-    ("text", "finish_reason", "runaway"),
+    ("text", "endless"),
     [
-        ("go on and " * 10, "limit", True),
-        ("go on and " * 10 + "g", "limit", True),  # the limit cut a word
-        ("go on and " * 10, "eos", False),
-        ("go on and " * 10 + "then it recovered", "limit", False),
+        ("go on and " * 10, True),
+        ("go on and " * 10 + "g", True),  # a limit cut a word
+        ("go on and " * 10 + "then it recovered", False),
     ],
 )
-def test_f3_says_runaway_only_where_the_loop_reaches_the_limit(text, finish_reason, runaway):
-    assert ("runaway" in flag_of(diagnose(text, finish_reason=finish_reason), "F3").evidence) == runaway
+def test_f3_says_whether_the_loop_ever_ends(text, endless):
+    assert flag_of(diagnose(text), "F3").evidence.endswith("to the end of the text") == endless
 
 
 @pytest.mark.parametrize(
-    ("instruction", "text", "finish_reason", "severity"),
+    ("instruction", "text", "severity"),
     [
-        ("Describe a dog.", "a good dog " * 8, "eos", "fail"),
-        ("Repeat 'a good dog' as often as you can.", "a good dog " * 8, "limit", "warn"),
-        ("Write 'a good dog' eight times.", "a good dog " * 8, "eos", "warn"),
-        ("Describe a dog without repeating yourself; do not repeat words.", "a good dog " * 8, "eos", "fail"),
-        ("Describe a dog that keeps repeating its tricks.", "a good dog " * 8, "eos", "fail"),
-        ("Write a poem about a dog.", "a good dog " * 8, "eos", "warn"),
-        ("Write a poem about a dog.", "a good dog " * 8, "limit", "fail"),
-        ("List some dogs.", "a good dog " * 8, "eos", "warn"),
-        ("List some dogs.", "a good dog " * 8, "limit", "fail"),
-        ("Give the truth values.", "| 0 | 1 " * 8 + "|", "eos", "warn"),
-        ("Give the truth values.", "| no | yes " * 8 + "|", "eos", "fail"),
+        ("Describe a dog.", "a good dog " * 8, "fail"),
+        ("Repeat 'a good dog' as often as you can.", "a good dog " * 8, "warn"),
+        ("Write 'a good dog' eight times.", "a good dog " * 8, "warn"),
+        ("Describe a dog without repeating yourself; do not repeat words.", "a good dog " * 8, "fail"),
+        ("Describe a dog that keeps repeating its tricks.", "a good dog " * 8, "fail"),
+        ("Write a poem about a dog.", "a good dog " * 8 + "is all I ever wanted", "warn"),
+        ("Write a poem about a dog.", "a good dog " * 8, "fail"),
+        ("List some dogs.", "a good dog " * 8 + "and a bad one", "warn"),
+        ("List some dogs.", "a good dog " * 8, "fail"),
+        ("Give the truth values.", "| 0 | 1 " * 8 + "|, so it is true", "warn"),
+        ("Give the truth values.", "| no | yes " * 8 + "|", "fail"),
     ],
 )
-def test_f3_is_a_warning_where_repetition_was_asked_for_or_the_text_is_symbols(instruction, text, finish_reason, severity):
-    assert flags_of(diagnose(text, instruction=instruction, finish_reason=finish_reason))["F3"] == severity
-
-
-@pytest.mark.parametrize(
-    ("ids", "expected"),
-    [
-        ([5, 6] + [1, 2, 3, 4, 5, 6, 7, 8] * 4, True),
-        ([1, 2, 3, 4, 5, 6, 7, 8] * 4 + [5], False),  # not at the tail
-        ([1, 2, 3, 4, 5, 6, 7] * 4, False),  # 28 tokens
-        ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11] * 3, False),  # 3 copies
-        ([1] * 32, True),
-        ([1] * 31, False),
-        ([2] + [1] * 31, False),
-        (list(range(64)) * 4, True),
-        ([], False),
-    ],
-)
-def test_tail_loop_is_the_strict_rule_at_the_tail(ids, expected):
-    assert tail_loop(ids) == expected
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_tail_loop_agrees_with_brute_force(seed):
-    rng = random.Random(seed)
-    values = rng.choices(range(3), k=rng.randint(0, 6)) + rng.choices(range(3), k=rng.randint(1, 4)) * rng.randint(0, 6)
-    repeated = any(
-        values[len(values) - span :] == (values[len(values) - span :][:period] * span)[:span]
-        for period in range(1, 65)
-        for span in range(max(8, 4 * period), len(values) + 1)
-    )
-    assert tail_loop(values, min_span=8) == repeated
+def test_f3_is_a_warning_where_repetition_was_asked_for_or_the_text_is_symbols(instruction, text, severity):
+    assert flags_of(diagnose(text, instruction))["F3"] == severity
 
 
 # ---- F4
@@ -361,7 +276,7 @@ NEAR_LOOP = (
     ("text", "instruction", "severity"),
     [
         (NEAR_LOOP * 2, "Describe the sky.", "fail"),  # no loop of three copies, but more than half came before
-        (NEAR_LOOP * 2, "Write a poem on the sky.", "warn"),
+        (NEAR_LOOP * 2 + "and so it ends", "Write a poem on the sky.", "warn"),
         ("the sky is a quilt and " * 2 + "the sea is a mirror and " * 2 + novel(4), "Describe it.", "warn"),
         (NEAR_LOOP, "Describe the sky.", None),
         (PROSE, "Tell a story.", None),
@@ -371,12 +286,6 @@ NEAR_LOOP = (
 )
 def test_f4_repetitive(text, instruction, severity):
     assert flags_of(diagnose(text, instruction=instruction)).get("F4") == severity
-
-
-@pytest.mark.parametrize(("ids", "severity"), [(list(range(20)) * 3, "fail"), (list(range(20)) * 2, None), (list(range(60)), None)])
-def test_f4_fails_where_half_of_the_sequences_came_before(ids, severity):
-    ids = ids[:50]  # 50 ids of a block of 20: 47 sequences of 4, 20 of them new
-    assert flags_of(diagnose("short text", ids)).get("F4") == severity
 
 
 def test_f4_judges_long_text_by_its_worst_window():
@@ -495,28 +404,28 @@ def test_f7_evidence_counts_instructions_not_rows():
     assert flag.to_dict()["members"] == [0, 1, 2, 3]
 
 
-# ---- F8, F9 and F10
+# ---- F8 and F9
 
 
 @pytest.mark.parametrize(
-    ("text", "instruction", "finish_reason", "expected"),
+    ("text", "instruction", "expected"),
     [
-        ("caf\ufffd au lait", None, "eos", True),
-        ("good 🎉\ufffd", "Cheer!", "limit", False),  # cut inside a character
-        ("good \ufffd", "Cheer!", "eos", True),
-        ("x" * 41, None, "eos", True),
-        ("x" * 40 + ".", None, "eos", False),
-        ("see https://example.com/" + "x" * 60, None, "eos", False),
-        ("one_very_long_identifier_" * 2, None, "eos", False),
-        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", "Describe the sea.", "eos", True),
-        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", None, "eos", False),  # nobody knows whether prose was due
-        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", "Write a regex.", "eos", False),
-        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", "1+1=2, 2+2=4, 3+3=?", "eos", False),
-        ("12 #4 @@ 99 %% 3", "Describe the sea.", "eos", False),  # too short to tell
+        ("caf\ufffd au lait", None, True),
+        ("good 🎉\ufffd", "Cheer!", False),  # cut inside a character
+        ("good \ufffd morning", "Cheer!", True),
+        ("x" * 41, None, True),
+        ("x" * 40 + ".", None, False),
+        ("see https://example.com/" + "x" * 60, None, False),
+        ("one_very_long_identifier_" * 2, None, False),
+        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", "Describe the sea.", True),
+        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", None, False),  # nobody knows whether prose was due
+        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", "Write a regex.", False),
+        ("12 #4 @@ 99 %% 3 && 5 !! 7 ?? 8 ** 11 (((( 4 =6 ~8 <9 >1 ]2 [0 ;7", "1+1=2, 2+2=4, 3+3=?", False),
+        ("12 #4 @@ 99 %% 3", "Describe the sea.", False),  # too short to tell
     ],
 )
-def test_f8_garbled(text, instruction, finish_reason, expected):
-    assert flags_of(diagnose(text, instruction=instruction, finish_reason=finish_reason)).get("F8") == ("warn" if expected else None)
+def test_f8_garbled(text, instruction, expected):
+    assert flags_of(diagnose(text, instruction)).get("F8") == ("warn" if expected else None)
 
 
 @pytest.mark.parametrize(
@@ -539,6 +448,11 @@ def test_f9_wrong_language(instruction, given, text, expected):
     assert flags_of(diagnose(text, instruction=instruction, input=given)).get("F9") == ("warn" if expected else None)
 
 
+# ---- what stands beside the verdict
+
+ASKED = Example("Describe the sea.", "", "The sea is wide and blue.")
+
+
 @pytest.mark.parametrize(
     ("text", "full", "none", "names"),
     [
@@ -550,24 +464,40 @@ def test_f9_wrong_language(instruction, given, text, expected):
     ],
 )
 def test_f10_identical(text, full, none, names):
-    found = [flag for flag in diagnose(text, full_text=full, none_text=none).flags if flag.code == "F10"]
-    assert [flag.name for flag in found] == names
-    assert all(flag.severity == "info" for flag in found)
+    assert [fact.name for fact in assess(text, ASKED, full_text=full, none_text=none).facts] == names
+
+
+@pytest.mark.parametrize(("finish_reason", "names"), [("limit", ["hit_limit"]), ("eos", []), ("stopped", []), (None, [])])
+def test_f2_hit_limit(finish_reason, names):
+    assert [fact.name for fact in assess(PROSE, ASKED, finish_reason=finish_reason).facts] == names
+
+
+@pytest.mark.parametrize("text", ["", PROSE, LOOPING, "caf\ufffd au lait", "the sea " * 12])
+def test_the_verdict_rests_on_the_text_and_its_prompt_alone(text):
+    """Whatever else is known adds facts and changes neither verdict nor findings."""
+    alone = assess(text, ASKED)
+    for finish_reason in ("eos", "limit", "stopped", None):
+        for reads in (True, False):
+            found = assess(text, ASKED, finish_reason=finish_reason, reads_instruction=reads, full_text=text, none_text=LOOPING)
+            assert (found.verdict, found.flags, found.scores) == (alone.verdict, alone.flags, alone.scores)
+            assert [fact.code for fact in found.facts if fact.code == "F7"] == ([] if reads else ["F7"])
+    assert (alone.verdict, alone.flags) == (diagnose(text, ASKED.instruction).verdict, diagnose(text, ASKED.instruction).flags)
+
+
+def test_scores_need_a_reference():
+    assert assess("The sea is wide and blue.", ASKED).scores["rougeL"] == 100
+    assert assess("The sea.", Example("Describe the sea.", "", "  ")).scores is None
 
 
 # ---- units and speed
 
 
-@pytest.mark.parametrize(
-    ("text", "ids"),
-    [(PROSE * 2, [i * 7919 % 50021 for i in range(128)]), (LOOPING, [1, 2, 3, 4, 5, 6, 7, 8] * 16), (PROSE * 2, None)],
-    ids=["prose", "loop", "text alone"],
-)
-def test_a_diagnosis_of_128_tokens_is_quick(text, ids):
+@pytest.mark.parametrize("text", [PROSE * 2, LOOPING], ids=["prose", "loop"])
+def test_an_answer_of_128_tokens_is_judged_quickly(text):
     seconds = []
     for _ in range(20):
         start = time.perf_counter()
-        diagnose(text, ids, RECIPE, PROSE, "limit", full_text=text, none_text=text)
+        diagnose(text, RECIPE, PROSE)
         seconds.append(time.perf_counter() - start)
     print(f"diagnose: {statistics.median(seconds) * 1000:.2f} ms")
     assert statistics.median(seconds) < 0.010
@@ -585,5 +515,5 @@ def test_a_list_as_the_task_does_not_excuse_prose_that_repeats_until_the_limit()
     ]
     text = " ".join(sentences * 6)
     asked = "List five ways a library could attract readers."
-    assert diagnose(text, instruction=asked, finish_reason="limit").verdict == "degenerate"
-    assert diagnose(text, instruction="Repeat this sentence many times.", finish_reason="limit").verdict == "warning"
+    assert diagnose(text, instruction=asked).verdict == "degenerate"
+    assert diagnose(text, instruction="Repeat this sentence many times.").verdict == "warning"

@@ -21,6 +21,7 @@ from gistdemo.errors import DataError, UsageError, WorkStopped
 from gistdemo.evaluate import answers as answers_module
 from gistdemo.evaluate.answers import Subject, answer, batches
 from gistdemo.evaluate.earlier_format import eval_results, sample_outputs, training_metrics
+from gistdemo.evaluate.records import judged, read_records
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.evaluate.results import export, find_evaluations, read_results
 from gistdemo.evaluate.run import evaluate
@@ -56,7 +57,7 @@ def answers(request, settings, folder):
     one = subject(settings)
     rows = drawn(request, one)
     folder.mkdir(exist_ok=True)
-    return answer(batches(request, rows, [one]), rows, request.max_new_tokens, folder)
+    return judged(answer(batches(request, rows, [one]), request.max_new_tokens, folder), rows)
 
 
 def test_every_row_has_every_condition_once_and_only_budgets_that_matter(made, settings, tmp_path):
@@ -409,3 +410,15 @@ def test_rows_that_were_trained_on_are_refused_unless_told_and_then_named(made, 
     assert main(["eval", "--checkpoint", "made", *arguments, "--allow-trained"]) == 0
     assert "made: 11 rows of" in (printed := capsys.readouterr().out) and ", 3 of them TRAINED ON" in printed
     assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["rows_trained_on"] == 3
+
+
+def test_answers_of_older_versions_are_judged_anew_with_places(made, settings, tmp_path):
+    """Until 2026-11-24 a record had the codes of its flags only, and nothing beside the verdict."""
+    evaluate(made, tmp_path / "out", settings)
+    whole = read_records(tmp_path / "out")
+    older = [{key: v for key, v in record.items() if key not in ("findings", "facts", "reads_instruction")} for record in whole]
+    (tmp_path / "out" / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in older), encoding="utf-8")
+    found = read_records(tmp_path / "out")
+    same = ("checkpoint", "condition", "k", "row", "text", "rougeL", "verdict", "flags", "findings")
+    assert [[r[key] for key in same] for r in found] == [[r[key] for key in same] for r in whole]
+    assert all("facts" in record for record in found)

@@ -12,6 +12,7 @@ import gradio as gr
 import measured
 import pandas
 import pytest
+from gradio_client import Client
 from scripted import write_two_checkpoints
 
 from gistdemo.checkpoint.registry import list_rows
@@ -21,12 +22,12 @@ from gistdemo.data.examples import OWN_EXAMPLES
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.evaluate.results import export, find_evaluations
 from gistdemo.jobs.queue import Jobs
+from gistdemo.jobs.watch import Watch
 from gistdemo.model.embedded import EMBEDDED, SMOLLM2
+from gistdemo.present import tables
+from gistdemo.present.answer_table import Filter, answer_rows
 from gistdemo.settings import PROJECT_DIR
-from gistdemo.ui import result_tables
-from gistdemo.ui.answer_table import Filter, answer_rows
 from gistdemo.ui.evaluate_tab import PICTURES, EvaluateTab
-from gistdemo.ui.train_tab import Watch
 
 
 @pytest.fixture
@@ -95,14 +96,14 @@ def test_the_view_follows_the_chosen_evaluation(tab):
     for picture in PICTURES:
         assert tab.draw("animals", picture, "healthy", "4").data, picture
     assert (
-        tab.show("gone")[0].startswith("<p class='gd-hint'>No evaluation yet") and tab.list_rows("gone", None, None, None, "", "", "") == []
+        tab.show("gone")[0].startswith('<p class="gd-hint">No evaluation yet') and tab.list_rows("gone", None, None, None, "", "", "") == []
     )
     assert tab.draw("gone", PICTURES[0], None, None) is None
 
 
 def test_every_view_of_the_figures_has_all_lines_and_its_columns(tab):
     entry = next(e for e in measured.results()["answers"] if e["condition"] == "gist")
-    for view, columns in result_tables.VIEWS.items():
+    for view, columns in tables.VIEWS.items():
         page = tab.show("animals", view)[0]
         assert page.count("<tr data-condition") == 12 and page.count("<td>") == 12 * len(columns), view
         assert {"k", "n"} < set(columns), "no figure without its n"
@@ -130,6 +131,24 @@ def test_one_click_writes_report_tables_and_rows(tab):
     assert len(tab.prepared("animals")[0].value) == 3, "figures alone: report, table, results"
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's own code
+def test_every_file_of_a_report_can_be_downloaded_wherever_the_data_folder_is(tab, tmp_path, monkeypatch):
+    """By default it is neither in the working directory nor in a temporary folder, and the server hands out nothing from elsewhere."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    tab = EvaluateTab(tab.settings, tab.watch, local=True)
+    with gr.Blocks() as page:
+        chosen, status = gr.Textbox(), gr.HTML()
+        gr.Button().click(tab.prepared, chosen, [gr.File(file_count="multiple"), status], api_name="prepared")
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
+    try:
+        files, _ = Client(address, verbose=False).predict("animals", api_name="/prepared")
+    finally:
+        page.close(verbose=False)
+    files = {Path(file).name: Path(file).read_bytes() for file in (files["value"] if isinstance(files, dict) else files)}
+    assert len(files) == 5 and files["eval_results.json"] == (tab.own / "animals" / "eval_results.json").read_bytes()
+
+
 def test_results_of_others_are_taken_in_and_what_is_wrong_is_said(tab, tmp_path):
     folder = tmp_path / "their run"
     folder.mkdir()
@@ -153,9 +172,9 @@ def test_the_table_filters_and_orders():
 
 def test_evaluations_on_the_same_rows_stand_together(tab):
     measured.write(tab.own / "more", digest="sha256:ffff", title="Other rows")
-    board = result_tables.leaderboard(tab.evaluations())
+    board = tables.leaderboard(tab.evaluations())
     assert board.count("gd-group") == 2 and board.count("<tr><th>healthy</th>") == 4
-    assert result_tables.leaderboard([]).startswith("<p")
+    assert tables.leaderboard([]).startswith("<p")
 
 
 # --- what comes with the app ---------------------------------------------------------------------------------------------
@@ -253,4 +272,4 @@ def test_figures_without_their_rows_say_so(tab):
 
 
 def test_trained_rows_are_said_beside_the_figures():
-    assert "OF THEM TRAINED ON" in result_tables.figures(measured.results(rows_trained_on=2))
+    assert "OF THEM TRAINED ON" in tables.figures(measured.results(rows_trained_on=2))

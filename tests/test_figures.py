@@ -9,7 +9,7 @@ import evaluated
 import numpy as np
 import pytest
 
-from gistdemo.evaluate import figures
+from gistdemo.present import figures
 
 # What is seen with a missing kind of cone, in linear RGB: Machado, Oliveira and Fernandes 2009, severity 1.0.
 VISION = {

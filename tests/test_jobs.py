@@ -17,7 +17,8 @@ import pytest
 from toy import save_toy
 
 from gistdemo.errors import JobError
-from gistdemo.jobs import process
+from gistdemo.jobs import launcher
+from gistdemo.jobs.launcher import LOCAL
 from gistdemo.jobs.queue import OUTPUT, STOP, Jobs
 from gistdemo.jobs.record import FOLLOWS, Job, read_job, write_job
 from gistdemo.settings import PROJECT_DIR
@@ -34,8 +35,8 @@ def jobs(tmp_path):
     yield made
     for job in made.list():
         if job.is_active and job.process:
-            process.end(job.process, force=True)
-    wait(lambda: not any(process.is_alive(job.process) for job in made.list()))
+            LOCAL.end(job.process, force=True)
+    wait(lambda: not any(LOCAL.is_alive(job.process) for job in made.list()))
 
 
 def wait(condition, seconds: float = 20.0) -> bool:
@@ -75,7 +76,7 @@ def test_a_job_is_queued_started_run_and_done(jobs):
     done = reaches(jobs, job, "done")
     assert [state for _, state in done.history] == ["queued", "starting", "running", "done"]
     assert steps(jobs, job) == [1, 2, 3, 4, 5] and done.started <= done.ended and done.cause == ""
-    assert not process.is_alive(done.process) or wait(lambda: not process.is_alive(done.process))
+    assert not LOCAL.is_alive(done.process) or wait(lambda: not LOCAL.is_alive(done.process))
 
 
 def test_a_job_that_fails_says_why(jobs):
@@ -118,7 +119,7 @@ def test_a_full_disk_fails_the_job_and_loses_nothing_that_was_saved(jobs):
 
 def test_a_job_runs_at_low_priority(jobs):
     job = reaches(jobs, jobs.submit("simulate", LONG, "long"), "running")
-    assert wait(lambda: psutil.Process(job.process["pid"]).nice() >= min(19, os.nice(0) + process.LOW_PRIORITY))
+    assert wait(lambda: psutil.Process(job.process["pid"]).nice() >= min(19, os.nice(0) + launcher.LOW_PRIORITY))
 
 
 # --- stop, resume, delete ------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_a_job_that_does_not_stop_is_ended_by_force_and_is_cancelled(jobs):
     assert jobs.get(job.id).state == "stopping"
     late = Jobs(jobs.runs_dir, grace=0.1, clock=lambda: time.time() + 30)
     assert wait(lambda: late.tick() or late.get(job.id).state == "cancelled")
-    assert not process.is_alive(job.process)
+    assert not LOCAL.is_alive(job.process)
 
 
 def test_a_queued_job_is_taken_out_at_once_and_can_come_back(jobs):
@@ -220,15 +221,15 @@ def test_a_job_outlives_the_server_that_started_it_and_is_adopted(jobs, tmp_path
 
 def test_after_a_restart_of_the_machine_a_job_is_lost_and_says_so(jobs):
     job = reaches(jobs, jobs.submit("simulate", LONG, "old"), "running")
-    process.end(job.process, force=True)
+    LOCAL.end(job.process, force=True)
     write_job(jobs.folder(job.id), dataclasses.replace(job, process=job.process | {"boot": "another"}))
     assert "The machine was restarted" in reaches(jobs, job, "lost", seconds=5).cause
 
 
 def test_a_stranger_with_the_same_number_is_not_taken_for_the_job(jobs):
-    mine = process.identity()
-    assert process.is_alive(mine) and not process.is_alive(mine | {"start": mine["start"] - 100})
-    assert not process.is_alive(None) and not process.is_alive({"pid": "x", "boot": process.boot(), "start": 0})
+    mine = LOCAL.own()
+    assert LOCAL.is_alive(mine) and not LOCAL.is_alive(mine | {"start": mine["start"] - 100})
+    assert not LOCAL.is_alive(None) and not LOCAL.is_alive({"pid": "x", "boot": launcher.boot(), "start": 0})
 
 
 def test_the_queue_goes_on_without_any_server(jobs):

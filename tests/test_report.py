@@ -4,54 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
-from html.parser import HTMLParser
 
 import evaluated
 import pytest
+from pages import NASTY, Page, infected, shown
 
 from gistdemo.evaluate.references import reference_table
-from gistdemo.evaluate.report import best_and_worst, html_report, markdown_table
 from gistdemo.metrics import FLAGS
-
-ATTACKS = (
-    "</script><script>window.hacked=1</script>",
-    "</title></style><img src=x onerror='window.hacked=2'>",
-    "\"'> \x00 \ud800 &lt;b&gt;",
-)
-
-
-class Page(HTMLParser):
-    """The elements of a page in order, its text, and its scripts and styles apart from that."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.elements: list[tuple[str, tuple[str, ...]]] = []
-        self.addresses: list[str] = []
-        self.scripts: list[str] = []
-        self.said: list[str] = []
-        self.inside = ""
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, tuple(name for name, _ in attributes)))
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "data")]
-        self.inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-    def handle_data(self, data):
-        if self.inside == "script":
-            self.scripts[-1] += data
-        elif self.inside != "style":
-            self.said.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.said).split())
+from gistdemo.present.markdown import markdown_table
+from gistdemo.present.report import best_and_worst, html_report
 
 
 @pytest.fixture(scope="module")
@@ -62,18 +23,6 @@ def html() -> str:
 @pytest.fixture(scope="module")
 def page(html) -> Page:
     return Page(html)
-
-
-def infected(value, attack: str):
-    """The same value with every text that a file, a model or a person can choose followed by an attack."""
-    if isinstance(value, str):
-        return value + attack if value else value
-    if isinstance(value, list | tuple):
-        return [infected(part, attack) for part in value]
-    if isinstance(value, dict):
-        kept = ("condition", "verdict", "source", "flags")  # read by name; what they may be is tested apart
-        return {name: part if name in kept or name == "recovery" else infected(part, attack) for name, part in value.items()}
-    return value
 
 
 # --- best and worst ---------------------------------------------------------------------------------------------------
@@ -101,7 +50,7 @@ def test_a_row_without_a_score_or_without_a_full_answer_is_neither_best_nor_wors
 
 
 def test_the_page_needs_no_other_file_and_carries_plotly_once(html, page):
-    assert page.addresses == []
+    assert not {"src", "href", "action", "data"} & {name for _, attributes in page.found for name in attributes}
     assert "default-src 'none'" in html and not re.search(r"@import|url\(", html.partition("</style>")[0])
     assert sum(len(script) > 1_000_000 for script in page.scripts) == 1
     # four figures of the whole, two of each checkpoint
@@ -119,37 +68,37 @@ def test_the_same_results_give_the_same_page(html):
 
 
 def test_the_page_shows_numbers_with_their_interval_and_count(page):
-    assert "Gist, k=4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] - – 0.88 (-0.25) – 75 % 0 % 25 % 20.5" in page.text
-    assert "Gist, k=1 4 16.0 [15.0, 17.0] – 15.0 [13.0, 17.0] - – 0.50 – 100 % 0 % 0 % 20.5" in page.text
-    assert "-3.8 [-15.0, +6.2], n = 4" in page.text
+    assert "Gist, k=4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] - – 0.88 (-0.25) – 75 % 0 % 25 % 20.5" in page.words
+    assert "Gist, k=1 4 16.0 [15.0, 17.0] – 15.0 [13.0, 17.0] - – 0.50 – 100 % 0 % 0 % 20.5" in page.words
+    assert "-3.8 [-15.0, +6.2], n = 4" in page.words
 
 
 def test_the_page_says_what_was_measured(page):
-    assert "4 rows of held_out.jsonl, greedy answers of joint, base, at most 64 tokens each" in page.text
-    assert "with k = 1, 4." in page.text and "trained on" not in page.text
+    assert "4 rows of held_out.jsonl, greedy answers of joint, base, at most 64 tokens each" in page.words
+    assert "with k = 1, 4." in page.words and "trained on" not in page.words
 
 
 def test_rows_that_were_trained_on_are_a_warning():
     page = Page(html_report(evaluated.results() | {"rows_trained_on": 2}, [], []))
-    assert "2 of the rows were trained on: no figure here speaks of unseen instructions." in page.text
+    assert "2 of the rows were trained on: no figure here speaks of unseen instructions." in page.words
 
 
 def test_imported_results_are_not_called_greedy_nor_reproducible():
     results = evaluated.results() | {"source": "imported", "notes": ["Prompts were not recorded."]}
     del results["command"]
     page = Page(html_report(results, [], []))
-    assert "outputs of another program of joint" in page.text and "greedy" not in page.text
-    assert "Imported from held_out.jsonl." in page.text and "What stands out Prompts were not recorded." in page.text
+    assert "outputs of another program of joint" in page.words and "greedy" not in page.words
+    assert "Imported from held_out.jsonl." in page.words and "What stands out Prompts were not recorded." in page.words
 
 
 def test_verdicts_and_flags_are_counted_and_explained(page):
-    assert "Gist, k=4 4 3 75 % 0 0 % 1 25 % 1 –" in page.text
-    assert "Blind gist, k=4 4 4 100 % 0 0 % 0 0 % – 4" in page.text, "F7 is counted over the set"
-    assert all(f"{code} {meaning}" in page.text for code, meaning in FLAGS.items())
+    assert "Gist, k=4 4 3 75 % 0 0 % 1 25 % 1 –" in page.words
+    assert "Blind gist, k=4 4 4 100 % 0 0 % 0 0 % – 4" in page.words, "F7 is counted over the set"
+    assert all(f"{code} {meaning}" in page.words for code, meaning in FLAGS.items())
 
 
 def test_best_and_worst_rows_are_shown_with_all_their_texts(page):
-    joint = page.text[page.text.index("Row by row: joint, k = 4") : page.text.index("Row by row: base, k = 4")]
+    joint = page.words[page.words.index("Row by row: joint, k = 4") : page.words.index("Row by row: base, k = 4")]
     best, worst = joint.split("Where the gist loses most against the full prompt")
     assert "Row 1 ROUGE-L +10.0 Instruction List three primary colours. Reference reference 0" in best and "Row 4" not in best
     assert worst.index("Row 4 ROUGE-L -20.0") < worst.index("Row 2 ROUGE-L -5.0") and "Row 3 " not in joint
@@ -158,30 +107,29 @@ def test_best_and_worst_rows_are_shown_with_all_their_texts(page):
 
 def test_the_page_says_how_to_reproduce_it(page):
     for fact in ("python -m gistdemo eval joint base --k 1 4", "sha256:0123abcd", "seed 7", "torch 2.13.0", "2026-11-23T05:00:00"):
-        assert fact in page.text
+        assert fact in page.words
 
 
 def test_figures_of_others_stand_apart_with_their_source(page):
-    others = page.text.partition("Figures of others")[2]
+    others = page.words.partition("Figures of others")[2]
     assert "Mu et al. 2023, Table 1" in others and "LLaMA-7B seen Full – 58.0 100" in others and "compare within one source only" in others
-    assert "Figures of others" not in Page(html_report(evaluated.results(), [], [])).text
+    assert "Figures of others" not in Page(html_report(evaluated.results(), [], [])).words
 
 
 def test_without_the_rows_the_figures_are_still_reported():
     page = Page(html_report(evaluated.results(), [], []))
-    assert "Gist, k=4 4 32.2" in page.text and "Row by row:" not in page.text
+    assert "Gist, k=4 4 32.2" in page.words and "Row by row:" not in page.words
 
 
 def test_an_evaluation_that_has_no_answers_is_reported_as_that():
     results = evaluated.results() | {"answers": [], "recovery": {}}
     page = Page(html_report(results, [], []))
-    assert "4 rows of held_out.jsonl: joint, base. No answers were generated." in page.text
-    assert "under these conditions" not in page.text and not page.text.count("Verdicts and flags")
+    assert "4 rows of held_out.jsonl: joint, base. No answers were generated." in page.words
+    assert "under these conditions" not in page.words and not page.words.count("Verdicts and flags")
     assert [line for line in markdown_table(results).splitlines() if line.startswith("|")] == markdown_table(results).splitlines()[:2]
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_foreign_text_adds_no_element_to_the_page(attack):
+def test_foreign_text_adds_no_element_to_the_page():
     def made(end: str) -> Page:
         results = infected(evaluated.results() | {"notes": ["a note"]}, end)
         for name in ("recovery", "versions"):  # their keys are foreign as well
@@ -191,17 +139,15 @@ def test_foreign_text_adds_no_element_to_the_page(attack):
         html.encode("utf-8")  # raises where the page could not be written to a file
         return Page(html)
 
-    clean, attacked = made(""), made(attack)
-    assert attacked.elements == clean.elements
-    assert len(attacked.scripts) == len(clean.scripts)
-    if "hacked" in attack:
-        assert attacked.text.count("window.hacked") > 40, "it is shown as the text it is"
+    clean, attacked = made(""), made(NASTY)
+    assert [(tag, *attributes) for tag, attributes in attacked.found] == [(tag, *attributes) for tag, attributes in clean.found]
+    assert attacked.text.count(shown(NASTY)) > 40, "it is shown as the text it is"
 
 
 def test_a_condition_and_a_flag_of_others_are_text_as_well():
     results = evaluated.results()
     results["answers"][0] |= {"condition": "<i>odd", "flags": {"<u>F": 1}}
-    assert not {"i", "u"} & {tag for tag, _ in Page(html_report(results, [], [])).elements}
+    assert not {"i", "u"} & {tag for tag, _ in Page(html_report(results, [], [])).found}
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from lab import EXAMPLES, NEVER, Lab
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from toy import toy_gemma, toy_model
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, LlamaConfig
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.generation import Sampling
+from gistdemo.model.architecture import attention_of
 from gistdemo.model.engine import EngineRow
 from gistdemo.model.gist_model import Compression, GistModel, gist_row
 from gistdemo.model.window import attention_masks, growing_cache, window_of
@@ -322,6 +323,18 @@ MIXED = ["full_attention", "sliding_attention", "full_attention"]
 OTHERS = {
     "mistral": {"sliding_window": 20},
     "phi3": {"sliding_window": 20},
+    "starcoder2": {"sliding_window": 20},
+    "qwen3_moe": {
+        "sliding_window": 20,
+        "use_sliding_window": True,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+    },
+    "gemma2": {"sliding_window": 20, "layer_types": MIXED, "head_dim": 24, "query_pre_attn_scalar": 6},
+    "cohere2": {"sliding_window": 20, "layer_types": MIXED},
+    "exaone4": {"sliding_window": 20, "layer_types": MIXED},
+    "gpt_oss": {"sliding_window": 20, "layer_types": MIXED, "head_dim": 24, "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2": {"sliding_window": 20, "use_sliding_window": True, "layer_types": MIXED},
     "qwen3": {"sliding_window": 20, "use_sliding_window": True, "layer_types": MIXED, "head_dim": 24},
 }
@@ -329,10 +342,13 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_families_with_windows_answer_as_their_stock_model_and_batched_as_alone(kind):
-    """Mistral and Phi slide in all layers and take one mask; Qwen takes one per kind of layer."""
+    """Mistral, Phi, Starcoder and Qwen's experts slide in all layers and take one mask; the others take one per kind of layer."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = AutoConfig.for_model(kind, vocab_size=259, initializer_range=0.3, pad_token_id=2, **sizes, **OTHERS[kind])
-    lab = Lab(CHATML, model=Watched(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)))
+    lab = Lab(
+        CHATML,
+        model=Watched(AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config)).eval().requires_grad_(False)),
+    )
     assert window_of(config) == 20
     rows = [row_of(lab, "full", EXAMPLES[1]), row_of(lab, "gist", EXAMPLES[0], 4), row_of(lab, "gist", EXAMPLES[3], 2, True)]
     together, logits = watched(lab, rows, 24)
@@ -349,6 +365,17 @@ def test_a_model_without_a_window_keeps_its_mask_and_its_cache():
     mask, positions = torch.ones(2, 5, dtype=torch.long), torch.arange(5).expand(2, 5)
     assert window_of(config) is None and attention_masks(config, mask, positions, 2, torch.float32) is mask
     assert [type(layer).__name__ for layer in growing_cache(config).layers] == ["DynamicLayer"] * 2
+
+
+@pytest.mark.parametrize("more", [{"sliding_window": 4}, {"sliding_window": 4, "layer_types": ["full_attention"] * 2}])
+def test_a_window_that_the_model_does_not_heed_is_none(more):
+    """Llama takes any word of its config file for granted, and slides nowhere."""
+    config = LlamaConfig(num_hidden_layers=2, **more)
+    assert window_of(config) is None
+    cache, keys = growing_cache(config), torch.zeros(1, 2, 9, 8)
+    cache.update(keys, keys, 0)
+    cache.update(keys, keys, 0)
+    assert cache.layers[0].keys.shape[2] == 18, "every key is kept"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -18,11 +18,12 @@ from gistdemo.jobs.estimate import estimate
 from gistdemo.jobs.progress import Progress
 from gistdemo.jobs.queue import Jobs
 from gistdemo.jobs.record import FOLLOWS, Job
+from gistdemo.jobs.watch import Watch
 from gistdemo.model.embedded import EMBEDDED, GEMMA
+from gistdemo.present import job_cards, training_figures
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
-from gistdemo.ui import job_cards, plots
-from gistdemo.ui.train_tab import FORM, OWN_EXAMPLES, SIMULATED, TrainTab, Watch
+from gistdemo.ui.train_tab import FORM, OWN_EXAMPLES, SIMULATED, TrainTab
 
 VALUES = {"mode": "compressor", "backbone": "smollm2-135m-instruct", "ks": "1,2,4", "steps": 20, "batch_size": 8}
 VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
@@ -69,7 +70,7 @@ def test_what_is_not_allowed_is_said_and_reaches_no_queue(tab, changes, words):
 
 def test_a_name_is_given_once(tab):
     tab.submit(*form())
-    assert "named &#x27;mine&#x27; already" in tab.submit(*form())[1] and len(tab.jobs.list()) == 1
+    assert "named &#39;mine&#39; already" in tab.submit(*form())[1] and len(tab.jobs.list()) == 1
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -157,19 +158,19 @@ def test_samples_stand_side_by_side_with_their_verdicts():
 
 def test_figures_hold_what_was_measured_and_no_more_points_than_a_screen():
     points = [{"step": n, "loss": 2.0, "kl": 1.0} for n in range(1, 5001)]
-    figure = plots.loss_figure(points, log_scale=True)
+    figure = training_figures.loss_figure(points, log_scale=True)
     assert [line.name for line in figure.data if line.name] == ["loss", "KL"] and figure.layout.yaxis.type == "log"
-    assert all(len(line.x) <= plots.MOST_POINTS and line.x[-1] == 5000 for line in figure.data)
+    assert all(len(line.x) <= training_figures.MOST_POINTS and line.x[-1] == 5000 for line in figure.data)
     evaluation = {
         "references": {"by_k": {"4": {"recovery": 0.5, "swapped": 0.0}, "8": {"recovery": None, "swapped": None}}},
         "gist_shift": 1.0,
     }
-    recovery = plots.recovery_figure([{"step": 10, "evaluation": evaluation}])
+    recovery = training_figures.recovery_figure([{"step": 10, "evaluation": evaluation}])
     assert [line.name for line in recovery.data] == ["references, k = 4", "references, k = 4: another row's gist"]
     evaluation["references"]["by_k"]["4"]["recovery"] = -2.2
-    low = plots.recovery_figure([{"step": 0, "evaluation": evaluation}]).data[0]
-    assert list(low.y) == [plots.FLOOR] and list(low.customdata) == [-2.2], "in sight, and hovering tells its value"
-    assert not plots.recovery_figure([]).data and not plots.loss_figure([]).data
+    low = training_figures.recovery_figure([{"step": 0, "evaluation": evaluation}]).data[0]
+    assert list(low.y) == [training_figures.FLOOR] and list(low.customdata) == [-2.2], "in sight, and hovering tells its value"
+    assert not training_figures.recovery_figure([]).data and not training_figures.loss_figure([]).data
 
 
 @pytest.mark.parametrize(

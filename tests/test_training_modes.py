@@ -39,8 +39,8 @@ def test_joint_learns_eight_rows_by_heart_in_both_conditions(tmp_path, settings,
     config = lesson(tmp_path, "joint", steps=150, batch_size=8, ks=(4,), weights=weights, learning_rate=rate, evaluate_every=999)
     learner, _ = run(config, settings, tmp_path / "run")
     with torch.no_grad():
-        for logits, targets in (learner._gist_logits(learner.rows.train, 4, Part()), learner._full_logits(learner.rows.train, Part())):
-            assert torch.nn.functional.cross_entropy(logits, targets) < reached
+        for seen in (learner.after_gist(learner.rows.train, 4, Part()), learner.after_full_prompt(learner.rows.train, Part())):
+            assert seen.cross_entropy < reached
     adapter = None if weights == "all" else TRAINED
     figures = measure_recovery(learner.ground.model, learner.rows.train, learner.slots.detach(), (4,), adapter, adapter, anchored=True)
     assert 0.9 < figures["by_k"]["4"]["recovery"] < 1.1 and figures["by_k"]["4"]["swapped"] < 0.5
@@ -86,10 +86,10 @@ def test_the_full_prompt_that_teaches_is_not_moved_towards_the_gist(tmp_path, se
     weights = [p for group in learner.groups() for p in group["params"]]
     found = torch.autograd.grad(learner.loss(0)[0], weights, allow_unused=True)
     rows, _ = learner.rows.batch(0)
-    teacher = torch.log_softmax(learner._full_logits(rows, Part())[0].detach(), -1)
-    logits, targets = learner._gist_logits(rows, 4, Part())
-    soft = torch.nn.functional.kl_div(torch.log_softmax(logits, -1), teacher, log_target=True, reduction="batchmean")
-    expected = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, targets) + soft, weights, allow_unused=True)
+    teacher = torch.log_softmax(learner.after_full_prompt(rows, Part()).logits.detach(), -1)
+    seen = learner.after_gist(rows, 4, Part())
+    soft = torch.nn.functional.kl_div(torch.log_softmax(seen.logits, -1), teacher, log_target=True, reduction="batchmean")
+    expected = torch.autograd.grad(seen.cross_entropy + soft, weights, allow_unused=True)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours is None) == (theirs is None) and (ours is None or torch.allclose(ours, theirs, atol=1e-6))
 
@@ -304,7 +304,7 @@ def test_a_changed_answer_token_changes_nothing_before_it(tmp_path, settings, mo
         answer = list(row.answer)
         answer[at] = (answer[at] + 7) % 50
         changed = dataclasses.replace(row, answer=tuple(answer))
-        for logits in (lambda r: learner._gist_logits([r], 4, Part())[0], lambda r: learner._full_logits([r], Part())[0]):
+        for logits in (lambda r: learner.after_gist([r], 4, Part()).logits, lambda r: learner.after_full_prompt([r], Part()).logits):
             before, after = logits(row), logits(changed)
             assert torch.equal(before[: at + 1], after[: at + 1])
             assert at + 1 == len(before) or not torch.equal(before[at + 1 :], after[at + 1 :])

@@ -28,6 +28,13 @@ def kinds(warm_up) -> dict[str, str]:
     return {name: kind for name, (_, _, kind) in warm_up.state.items()}
 
 
+def names_asked(pool) -> list[str]:
+    """Filled with the name of every row that is loaded from now on."""
+    asked, loading = [], pool.row
+    pool.row = lambda row, progress: asked.append(row.name) or loading(row, progress)
+    return asked
+
+
 def test_a_first_start_says_how_much_is_fetched_and_of_what(warm_up, monkeypatch):
     whole = sum(model.download_bytes for model in EMBEDDED.values())
     assert warm_up.opening().startswith(f"First start: {whole / 1e6:.0f} MB are fetched once ({SMOLLM2.title} 93 MB + {GEMMA.title}")
@@ -38,9 +45,7 @@ def test_a_first_start_says_how_much_is_fetched_and_of_what(warm_up, monkeypatch
 
 
 def test_all_models_and_their_rows_are_loaded_in_order(warm_up, pool):
-    asked = []
-    loading = pool.row
-    pool.row = lambda row, progress: asked.append(row.name) or loading(row, progress)
+    asked = names_asked(pool)
     warm_up._run()
     assert pool.loaded == [SMOLLM2.name, GEMMA.name] and set(asked) == {"base", "instruct", SMOLLM2.name, GEMMA.name}
     assert warm_up.done and set(kinds(warm_up).values()) == {"ready"}
@@ -86,10 +91,18 @@ def test_where_every_model_fails_the_status_line_says_why(warm_up, pool, caplog)
 
 def test_a_checkpoint_that_does_not_fit_leaves_its_model_and_the_other_rows_ready(warm_up, pool, settings):
     """It says so in its own cells."""
-    write_checkpoint(settings.data_dir / "checkpoints" / "a-misfit", backbone=SMOLLM2.name)
+    write_checkpoint(settings.shipped_checkpoints_dir / "a-misfit", backbone=SMOLLM2.name)
     pool.refuse = {"a-misfit": CheckpointError("It was trained on another backbone.")}
+    asked = names_asked(pool)
     warm_up._run()
-    assert set(kinds(warm_up).values()) == {"ready"}
+    assert set(kinds(warm_up).values()) == {"ready"} and asked == [SMOLLM2.name, "a-misfit", "base", "instruct", GEMMA.name]
+
+
+def test_checkpoints_that_were_made_or_taken_in_here_are_left_until_somebody_asks_for_them(warm_up, pool, settings):
+    write_checkpoint(settings.data_dir / "checkpoints" / "taken-in", backbone=SMOLLM2.name)
+    asked = names_asked(pool)
+    warm_up._run()
+    assert asked == [SMOLLM2.name, "base", "instruct", GEMMA.name]
 
 
 def test_models_that_are_switched_off_are_left_alone(settings, pool):

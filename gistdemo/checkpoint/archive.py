@@ -2,7 +2,7 @@
 
 An archive is named after the checkpoint, as its manifest gives the name, and holds one folder of that name with the manifest, the
 card, the figures kept beside it, and the files the manifest lists. Weights are safetensors; nothing in an archive can be code.
-Which names are free and who uses a checkpoint is known one layer up: see `gistdemo.jobs.uses`.
+Which names are free and who uses a checkpoint is known one layer up: see `gistdemo.services`.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def _name_of(folder: Path, source: str) -> str:
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"'{source}': manifest.json cannot be read ({first_line(error)}). Export the checkpoint again.") from error
     _check_name(name, source)
-    return name
+    return str(name)
 
 
 def _check_name(name: object, source: str) -> None:

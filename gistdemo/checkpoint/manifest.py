@@ -18,6 +18,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from gistdemo.errors import CheckpointError
 from gistdemo.prompts import Template
 
 FORMAT = 1
-MODES = ("embeddings", "joint", "compressor")
 GIST_FILE = "gist.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 ROWS_FILE = "trained_rows.txt"
@@ -153,8 +153,6 @@ def _check_values(manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         if "\0" in name or not isinstance(expected, dict) or (type(expected.get("sha256")), type(expected.get("bytes"))) != (str, int):
             raise ValueError(f"files lists {name!r} as {expected!r}")
-    if manifest.mode not in MODES:
-        raise ValueError(f"mode is {manifest.mode!r}, allowed are {', '.join(MODES)}")
     if not isinstance(manifest.max_k, int) or not 1 <= manifest.max_k <= 1024:
         raise ValueError(f"max_k is {manifest.max_k!r}, allowed are 1 to 1024")
     if manifest.has_compressor and manifest.has_backbone_adapter:
@@ -176,9 +174,15 @@ def _file_problem(folder: Path, name: str, expected: dict[str, Any]) -> str | No
     size = path.stat().st_size
     if size != expected.get("bytes"):
         return f"{name} has {size:,} bytes instead of {expected.get('bytes'):,} (truncated or replaced)"
-    if _sha256(path) != expected.get("sha256"):
+    if _known_sha256(path, size, path.stat().st_mtime_ns) != expected.get("sha256"):
         return f"{name} is not the file this checkpoint was saved with (sha256 differs)"
     return None
+
+
+@lru_cache(maxsize=1024)
+def _known_sha256(path: Path, size: int, changed: int) -> str:
+    """The same, read once per size and time of change (ns): weights have up to gigabytes, and checkpoints are listed at every click."""
+    return _sha256(path)
 
 
 def _sha256(path: Path) -> str:

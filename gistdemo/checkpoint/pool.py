@@ -38,7 +38,8 @@ class LoadedBackbone:
 
     @property
     def context(self) -> int:
-        return self.model.config.max_position_embeddings
+        positions: int = self.model.config.max_position_embeddings
+        return positions
 
     def encoder(self, template: Template, settings: Settings) -> PromptEncoder:
         """A prompt encoder for this tokenizer, with limits that leave room for slots and answer."""
@@ -117,7 +118,7 @@ class ModelPool:
             files = row.manifest.files if row.manifest else {}
             key = (row.name, str(row.entry.folder if row.entry else ""), repr(sorted((name, f["sha256"]) for name, f in files.items())))
             if key not in place.rows:
-                place.rows[key] = self._attached(row, base, self._encoder(row, place))
+                place.rows[key] = self._attached(row, base, self._encoder(row, base, place.encoders))
             return base, place.rows[key]
 
     def _place(self, key: str) -> _Place:
@@ -138,24 +139,23 @@ class ModelPool:
         from gistdemo.model.packed import pack
 
         base = self._load(row.backbone, progress)
-        if row.manifest and row.manifest.has_weights:
+        if row.entry and row.entry.manifest and row.entry.manifest.has_weights:
             from gistdemo.checkpoint.store import load_weights
 
-            load_weights(row.manifest, row.entry.folder, base.model.model)
+            load_weights(row.entry.manifest, row.entry.folder, base.model.model)
         pack(base.model.model)
         return base
 
-    def _encoder(self, row: ModelRow, place: _Place) -> PromptEncoder:
+    def _encoder(self, row: ModelRow, base: LoadedBackbone, made: dict[Template, PromptEncoder]) -> PromptEncoder:
         """The prompt encoder of a row; one per template, for each keeps a copy of the tokenizer."""
-        base = place.backbone
         template = row.manifest.template if row.manifest else template_for(base.tokenizer, base.kind)
-        if template not in place.encoders:
-            place.encoders[template] = base.encoder(template, self.settings)
-        return place.encoders[template]
+        if template not in made:
+            made[template] = base.encoder(template, self.settings)
+        return made[template]
 
     def _attached(self, row: ModelRow, base: LoadedBackbone, encoder: PromptEncoder) -> LoadedCheckpoint:
         from gistdemo.checkpoint.store import attach, bare
 
-        if row.manifest is None:
+        if row.entry is None or row.entry.manifest is None:
             return bare(row.name, base.model, encoder)
-        return attach(row.manifest, row.entry.folder, base.model, encoder, base.digest)
+        return attach(row.entry.manifest, row.entry.folder, base.model, encoder, base.digest)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gistdemo.checkpoint.manifest import MODES, Manifest, read_json, read_manifest
+from gistdemo.checkpoint.manifest import Manifest, read_json, read_manifest
 from gistdemo.errors import CheckpointError, one_line
 from gistdemo.model.embedded import EMBEDDED, EmbeddedModel, chosen
 from gistdemo.model.fetching import HUB_ID
@@ -113,13 +113,13 @@ def find_row(name: str, settings: Settings) -> ModelRow:
         is_folder = os.path.isfile(os.path.join(name, "config.json"))  # False for names no path can have
         if name in EMBEDDED or is_folder or (HUB_ID.fullmatch(name) and not os.path.isdir(name)):
             return ModelRow(name, name)
-    entry = find_checkpoint(name, settings.checkpoint_dirs)
-    return ModelRow(entry.name, entry.manifest.backbone, entry)
+    entry, manifest = _usable(name, settings.checkpoint_dirs)
+    return ModelRow(entry.name, manifest.backbone, entry)
 
 
 def list_checkpoints(folders: Sequence[Path]) -> list[Entry]:
-    """Every sub-folder of the given folders: folder by folder, within one by mode as in MODES (gist vectors alone, tuned with their
-    gist, compressors), then by name; broken ones last. The first of a name wins. Reads files, loads no model."""
+    """Every sub-folder of the given folders: folder by folder, within one gist vectors alone, then decoders tuned with
+    their gist, then compressors, each by name; broken ones last. The first of a name wins. Reads files, loads no model."""
     found: dict[str, Entry] = {}
     for parent in folders:
         folders_here = [p for p in parent.iterdir() if p.is_dir() and not p.name.startswith(".")] if parent.is_dir() else []
@@ -128,8 +128,15 @@ def list_checkpoints(folders: Sequence[Path]) -> list[Entry]:
     return list(found.values())
 
 
+def budgets(settings: Settings) -> list[int]:
+    """Every k that a checkpoint here was trained for, rising; the usual ones where there is no checkpoint."""
+    trained = {k for entry in list_checkpoints(settings.checkpoint_dirs) if entry.manifest for k in entry.manifest.trained_k}
+    return sorted(trained) or [1, 2, 4, 8, 16]
+
+
 def _rank(entry: Entry) -> tuple[int, str]:
-    return (MODES.index(entry.manifest.mode) if entry.manifest else len(MODES), entry.name)
+    m = entry.manifest
+    return (3 if m is None else 2 if m.has_compressor else int(m.has_backbone_adapter or m.has_weights), entry.name)
 
 
 def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:
@@ -137,6 +144,10 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:
 
     Raises: CheckpointError: there is none of that name, or it is broken (with the reason).
     """
+    return _usable(name, folders)[0]
+
+
+def _usable(name: str, folders: Sequence[Path]) -> tuple[Entry, Manifest]:
     entries = {entry.name: entry for entry in list_checkpoints(folders)}
     entry = entries.get(name) or (_entry(Path(name)) if os.path.isdir(name) else None)  # isdir: False for names no path can have
     if entry is None:
@@ -147,7 +158,7 @@ def find_checkpoint(name: str, folders: Sequence[Path]) -> Entry:
         )
     if entry.manifest is None:
         raise CheckpointError(f"Checkpoint {entry.problem}")
-    return entry
+    return entry, entry.manifest
 
 
 def _entry(folder: Path) -> Entry:

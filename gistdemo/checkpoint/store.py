@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 from collections.abc import Collection, Mapping
@@ -27,9 +28,14 @@ from gistdemo.checkpoint.manifest import (
 )
 from gistdemo.conditions import Condition
 from gistdemo.errors import CheckpointError, first_line
+from gistdemo.model.adapter_files import CONFIG_FILE
+from gistdemo.model.adapter_files import WEIGHTS_FILE as ADAPTER_FILE
 from gistdemo.model.engine import EngineRow
 from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import Example, PromptEncoder, PromptPlan, plan
+
+# other instructions, to see whether one would change anything; the second is for those who ask the first themselves
+CONTROLS = ("Describe the weather on a winter morning.", "Name three large rivers.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,12 @@ class LoadedCheckpoint:
                 f"Choose k up to {len(self.slots)}, or train one with more."
             )
         return plan(self.encoder.encode(example), condition, k, self.anchored)
+
+    def reads_instruction(self, example: Example, condition: Condition, k: int) -> bool:
+        """Whether the prompt would be another one if the instruction were another one."""
+        other = dataclasses.replace(example, instruction=next(c for c in CONTROLS if c != example.instruction.strip()))
+        planned, control = self.plan(example, condition, k), self.plan(other, condition, k)
+        return (planned.compress_ids, planned.prompt_ids) != (control.compress_ids, control.prompt_ids)
 
     def row(self, plan: PromptPlan) -> EngineRow:
         """The engine row of a plan made by `plan`."""
@@ -110,8 +122,8 @@ def load_weights(manifest: Manifest, folder: Path, model: Any) -> None:
     """
     try:
         found = model.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=False)
-        tied = set(getattr(model, "_tied_weights_keys", None) or ())  # stored once, under the other name
-        wrong = [*(set(found.missing_keys) - tied), *found.unexpected_keys]
+        stored = {name for name, _ in model.named_parameters()}  # as `save_checkpoint` has them: tied ones once, no buffers
+        wrong = [*(name for name in found.missing_keys if name in stored), *found.unexpected_keys]
         if wrong:
             raise ValueError(f"{len(wrong)} weights are missing or have no place, first '{wrong[0]}'")
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
@@ -126,12 +138,13 @@ def _attach_adapters(manifest: Manifest, folder: Path, model: GistModel) -> tupl
     """
 
     def attach_one(sub: str) -> str:
-        name = "a" + manifest.files[f"{sub}/adapter_model.safetensors"]["sha256"][:16]
+        content = "".join(manifest.files[f"{sub}/{file}"]["sha256"] for file in (CONFIG_FILE, ADAPTER_FILE))
+        name = "a" + hashlib.sha256(content.encode()).hexdigest()[:16]
         try:
             model.adapters.attach(name, folder / sub)
-        except (OSError, ValueError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
-                f"Checkpoint '{manifest.name}': its {sub} does not fit the backbone ({error}). Copy the folder again."
+                f"Checkpoint '{manifest.name}': its {sub} cannot be used ({first_line(error)}). Copy the folder again, or train it here."
             ) from error
         return name
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from gistdemo.checkpoint.archive import pack
 from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
+from gistdemo.cli.output import Commands
 from gistdemo.errors import UsageError
 from gistdemo.jobs.queue import Jobs
-from gistdemo.jobs.uses import delete_checkpoint, import_checkpoint
+from gistdemo.services import delete_checkpoint, import_checkpoint
 from gistdemo.settings import Settings
 
 SHOWN_K = 4  # where one budget has to stand for all
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("checkpoints", help="list gist checkpoints with their health")
     p.add_argument("--json", action="store_true", help="print the manifests as JSON")
     p.set_defaults(command=_checkpoints)
@@ -32,7 +35,7 @@ def add(commands) -> None:
     deleting.set_defaults(command=_delete)
 
 
-def _checkpoints(args, settings: Settings) -> int:
+def _checkpoints(args: argparse.Namespace, settings: Settings) -> int:
     entries = list_checkpoints(settings.checkpoint_dirs)
     if args.json:
         records = [
@@ -55,7 +58,7 @@ def _checkpoints(args, settings: Settings) -> int:
     return 0
 
 
-def _export(args, settings: Settings) -> int:
+def _export(args: argparse.Namespace, settings: Settings) -> int:
     entry = find_checkpoint(args.name, settings.checkpoint_dirs)
     if not args.out.is_dir():
         raise UsageError(f"'{args.out}' is not a folder. Give one that exists with --out.")
@@ -63,18 +66,18 @@ def _export(args, settings: Settings) -> int:
     return 0
 
 
-def _import(args, settings: Settings) -> int:
+def _import(args: argparse.Namespace, settings: Settings) -> int:
     print(import_checkpoint(args.file, settings, Jobs(settings.runs_dir)))
     return 0
 
 
-def _delete(args, settings: Settings) -> int:
+def _delete(args: argparse.Namespace, settings: Settings) -> int:
     delete_checkpoint(args.name, settings, Jobs(settings.runs_dir))
     print(f"{args.name}: deleted")
     return 0
 
 
-def _recovery_text(recovery: dict) -> str:
+def _recovery_text(recovery: dict[str, Any]) -> str:
     """One line per kind of answers: recovery of each k with its control, from the manifest; empty when there is none."""
     lines = ""
     for target in ("references", "own_answers"):
@@ -89,12 +92,14 @@ def _recovery_text(recovery: dict) -> str:
     return lines
 
 
-def _verdicts_text(evaluation: dict | None) -> str:
+def _verdicts_text(evaluation: dict[str, Any] | None) -> str:
     """One line: share of degenerate answers per condition, from the evaluation kept beside a checkpoint; empty when there is none."""
+    if evaluation is None:
+        return ""
     try:
         parts = [
             f"{e['condition']}{' k=' + str(e['k']) if e['k'] else ''} {100 * e['verdicts']['degenerate'] / e['n']:.0f} %"
-            for e in (evaluation or {})["answers"]
+            for e in evaluation["answers"]
             if e["k"] in (0, SHOWN_K)
         ]
         return f"\n{'':<25}degenerate of {evaluation['rows']} rows: {', '.join(parts)}"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
 
 from gistdemo.checkpoint.registry import find_row, list_rows
+from gistdemo.cli.output import Commands
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
+from gistdemo.grid import Cell, CompareRequest
 from gistdemo.settings import Settings
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("compare", help="answer one instruction under every condition, as the Compare tab does")
     p.add_argument("instruction", help="what the model should do")
     p.add_argument("--input", default="", help="text the instruction works on")
@@ -34,11 +37,10 @@ def add(commands) -> None:
     p.set_defaults(command=_compare)
 
 
-def _compare(args, settings: Settings) -> int:
+def _compare(args: argparse.Namespace, settings: Settings) -> int:
     from gistdemo.checkpoint.pool import ModelPool
     from gistdemo.compare import compare
     from gistdemo.generation import Sampling
-    from gistdemo.grid import CompareRequest
     from gistdemo.prompts import Example
 
     names = args.checkpoint or [row.name for row in list_rows(settings) if row.has_gist]
@@ -51,24 +53,26 @@ def _compare(args, settings: Settings) -> int:
         args.k,
         Sampling(args.max_new_tokens, args.temperature, args.top_p, args.seed),
     )
-    stop, last, shown = threading.Event(), None, ""
-    for last in compare(request, ModelPool(settings), stop):
-        if last.fraction is not None and last.message != shown:
-            shown = last.message
-            print(f"{last.fraction:4.0%} {shown}", file=sys.stderr)
+    cells: tuple[Cell, ...] = ()
+    shown = ""
+    for snapshot in compare(request, ModelPool(settings), threading.Event()):
+        cells = snapshot.cells
+        if snapshot.fraction is not None and snapshot.message != shown:
+            shown = snapshot.message
+            print(f"{snapshot.fraction:4.0%} {shown}", file=sys.stderr)
     if args.json:
-        print(json.dumps([cell.to_dict() for cell in last.cells], ensure_ascii=False, indent=2))
+        print(json.dumps([cell.to_dict() for cell in cells], ensure_ascii=False, indent=2))
     else:
-        print("\n\n".join(_cell_text(cell) for cell in last.cells))
-    return 2 if all(cell.error for cell in last.cells) else 0
+        print("\n\n".join(_cell_text(cell) for cell in cells))
+    return 2 if all(cell.error for cell in cells) else 0
 
 
-def _cell_text(cell) -> str:
+def _cell_text(cell: Cell) -> str:
     head = f"== {cell.checkpoint} / {cell.condition}"
     if cell.error:
         return f"{head}: error\n{cell.error}"
-    if cell.note:
-        return f"{head}: nothing to show\n{cell.note}"
+    if cell.note or cell.diagnosis is None or cell.kv_bytes is None:
+        return f"{head}: nothing to show\n{cell.note or 'No token was generated.'}"
     numbers = [
         f"prompt {cell.prompt_tokens} tokens",
         f"instruction {cell.instruction_tokens} -> {cell.kept_tokens}",
@@ -81,5 +85,7 @@ def _cell_text(cell) -> str:
         numbers.append(f"{cell.tokens_per_second:.1f} tokens/s")
     if cell.rouge:
         numbers.append("ROUGE-1/2/L " + " / ".join(f"{cell.rouge[n]:.1f}" for n in ("rouge1", "rouge2", "rougeL")))
-    flags = [f"  {flag.severity}: {flag.name.replace('_', ' ')}: {flag.evidence}" for flag in cell.diagnosis.flags]
+    flags = [
+        f"  {flag.severity}: {flag.name.replace('_', ' ')}: {flag.evidence}" for flag in (*cell.diagnosis.flags, *cell.diagnosis.facts)
+    ]
     return "\n".join([f"{head}: {cell.diagnosis.verdict}", "  " + ", ".join(numbers), *flags, cell.text])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 from pathlib import Path
 from typing import Any
 
 from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_rows
-from gistdemo.cli.output import enqueue
+from gistdemo.cli.output import Commands, tell_queued
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import UsageError
+from gistdemo.jobs.queue import Jobs
+from gistdemo.services import start_evaluation
 from gistdemo.settings import Settings
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("eval", help="answer many rows under several conditions; score, flag and sum up")
     p.add_argument(
         "--checkpoint",
@@ -42,7 +44,7 @@ def add(commands) -> None:
     p.set_defaults(command=_eval)
 
 
-def _eval(args, settings: Settings) -> int:
+def _eval(args: argparse.Namespace, settings: Settings) -> int:
     from gistdemo.evaluate.request import EvaluationRequest
     from gistdemo.evaluate.results import keep_beside
 
@@ -66,14 +68,14 @@ def _eval(args, settings: Settings) -> int:
         args.recovery,
     )
     if args.queue:
-        return enqueue(settings, "evaluate", dataclasses.asdict(request), args.title or ", ".join(request.checkpoints))
+        return tell_queued(start_evaluation(request, args.title, Jobs(settings.runs_dir)))
     from gistdemo.evaluate.run import evaluate
 
     results = evaluate(request, args.out, settings, args.title)
     for name in request.checkpoints if args.keep else ():
         row = find_row(name, settings)
-        if row.entry:
-            keep_beside(results, row.entry.manifest.name, row.entry.folder / EVALUATION_FILE)
+        if row.entry and row.manifest:
+            keep_beside(results, row.manifest.name, row.entry.folder / EVALUATION_FILE)
     _print_results(results, bool(request.conditions))
     return 0
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import time
 from pathlib import Path
 
-from gistdemo.cli.output import log_to_stderr
+from gistdemo.cli.output import Commands, log_to_stderr
 from gistdemo.jobs.progress import ProgressReader, tail
 from gistdemo.jobs.queue import OUTPUT, Jobs
 from gistdemo.jobs.record import Job
 from gistdemo.settings import Settings
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser("jobs", help="background jobs: list, show, logs, stop, resume, delete")
     actions = p.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="all jobs: running, queued in order, ended")
@@ -34,7 +35,7 @@ def add(commands) -> None:
     run.set_defaults(command=_job_run)
 
 
-def _jobs_list(args, settings: Settings) -> int:
+def _jobs_list(args: argparse.Namespace, settings: Settings) -> int:
     jobs = Jobs(settings.runs_dir)
     jobs.tick()
     found = jobs.list()
@@ -48,7 +49,7 @@ def _jobs_list(args, settings: Settings) -> int:
     return 0
 
 
-def _job_show(args, settings: Settings) -> int:
+def _job_show(args: argparse.Namespace, settings: Settings) -> int:
     jobs = Jobs(settings.runs_dir)
     jobs.tick()
     job = jobs.get(args.id)
@@ -67,7 +68,7 @@ def _progress_text(jobs: Jobs, job: Job) -> str:
     return f"{text}, about {left / 60:.0f} min left" if job.state == "running" and left is not None else text
 
 
-def _job_change(args, settings: Settings) -> int:
+def _job_change(args: argparse.Namespace, settings: Settings) -> int:
     jobs = Jobs(settings.runs_dir)
     {"stop": jobs.stop, "resume": jobs.resume, "delete": jobs.delete}[args.action](args.id)
     jobs.tick()
@@ -75,14 +76,14 @@ def _job_change(args, settings: Settings) -> int:
     return 0
 
 
-def _job_logs(args, settings: Settings) -> int:
+def _job_logs(args: argparse.Namespace, settings: Settings) -> int:
     jobs = Jobs(settings.runs_dir)
     jobs.get(args.id)
     print(tail(jobs.folder(args.id) / OUTPUT, args.lines))
     return 0
 
 
-def _job_run(args, settings: Settings) -> int:
+def _job_run(args: argparse.Namespace, settings: Settings) -> int:
     from gistdemo.jobs.runner import run_job
 
     log_to_stderr()

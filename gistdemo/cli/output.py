@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
-from typing import Any
+from typing import TypeAlias
 
-from gistdemo.jobs.queue import Jobs
-from gistdemo.settings import Settings
+from gistdemo.jobs.record import Job
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def enqueue(settings: Settings, kind: str, values: dict[str, Any], title: str) -> int:
-    jobs = Jobs(settings.runs_dir)
-    job = jobs.submit(kind, values, title)
-    jobs.tick()
+def tell_queued(job: Job) -> int:
+    """Say how to watch a job that was put into the queue. Returns the exit status."""
     print(f"{job.id}\nWatch it with: python -m gistdemo jobs show {job.id}")
     return 0
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gistdemo.checkpoint.manifest import MODES
-from gistdemo.cli.output import enqueue, log_to_stderr
+from gistdemo.cli.output import Commands, log_to_stderr, tell_queued
 from gistdemo.errors import TrainingError
+from gistdemo.jobs.queue import Jobs
+from gistdemo.services import start_training
 from gistdemo.settings import Settings
 from gistdemo.train.config import DTYPES, WEIGHTS, TrainConfig
+from gistdemo.train.modes import MODES
 from gistdemo.train.presets import PRESETS, read_recipe, with_preset
 
 
-def add(commands) -> None:
+def add(commands: Commands) -> None:
     p = commands.add_parser(
         "train",
         help="train a gist checkpoint, or resume a run",
@@ -34,41 +37,35 @@ def add(commands) -> None:
         if field.type == "bool":
             p.add_argument(flag, action=argparse.BooleanOptionalAction, **given)
         elif isinstance(field.default, tuple):
-            item = type(field.default[0])
-            p.add_argument(
-                flag,
-                type=lambda text, item=item: tuple(_item(part, item) for part in text.split(",")),
-                metavar="A,B,..",
-                **given,
-            )
+            p.add_argument(flag, type=partial(_items, kind=type(field.default[0])), metavar="A,B,..", **given)
         else:
             kind = str if field.default is dataclasses.MISSING else type(field.default)
-            choices = {"mode": MODES, "weights": WEIGHTS, "dtype": DTYPES}.get(field.name)
+            choices = {"mode": tuple(MODES), "weights": WEIGHTS, "dtype": DTYPES}.get(field.name)
             metavar = None if choices else kind.__name__.upper()
             p.add_argument(flag, type=kind, choices=choices, metavar=metavar, **given)
     p.set_defaults(command=_train)
 
 
-def _help(field: dataclasses.Field) -> str:
-    text = field.metadata["help"].replace("%", "%%")
+def _help(field: dataclasses.Field[Any]) -> str:
+    text: str = field.metadata["help"].replace("%", "%%")
     if field.default is dataclasses.MISSING or field.default == "":
         return text
     value = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return f"{text} (default: {value})"
 
 
-def _item(text: str, kind: type):
+def _items(text: str, kind: type) -> tuple[Any, ...]:
     try:
-        return kind(text.strip())
+        return tuple(kind(part.strip()) for part in text.split(","))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of {kind.__name__}") from error
 
 
-def _train(args, settings: Settings) -> int:
+def _train(args: argparse.Namespace, settings: Settings) -> int:
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
     config = with_preset(args.preset or "", (read_recipe(args.recipe, settings) if args.recipe else {}) | given)
     if args.queue:
-        return enqueue(settings, "train", dataclasses.asdict(config), config.name)
+        return tell_queued(start_training(config, settings, Jobs(settings.runs_dir)))
     try:
         args.run.mkdir(parents=True, exist_ok=True)
         log_file = logging.FileHandler(args.run / "log.txt", encoding="utf-8")

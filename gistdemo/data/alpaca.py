@@ -92,7 +92,8 @@ def read_rows(source: str | Path, need_output: bool = True) -> Rows:
         name = path.name
     else:
         records, name = _read_hub(str(source)), str(source)
-    examples, rejected = [], Counter()
+    examples: list[Example] = []
+    rejected: Counter[str] = Counter()
     for record in records:
         example, reason = check_row(record, need_output)
         if example is None:
@@ -190,7 +191,8 @@ def _read_hub(name: str) -> Iterable[Any]:
     import datasets
 
     try:
-        return datasets.load_dataset(name, split="train")
+        rows: Iterable[Any] = datasets.load_dataset(name, split="train")
+        return rows
     except Exception as error:
         raise DataError(
             f"Hub dataset '{name}' cannot be loaded ({one_line(error)[:200]}). Check the id and the network, or give a local file."

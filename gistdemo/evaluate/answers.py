@@ -1,6 +1,6 @@
-"""Greedy answers of many rows in several conditions, scored and flagged one by one, kept in files that a kill cannot spoil.
+"""Greedy answers of many rows in several conditions, kept in files that a kill cannot spoil, and judged once all are there.
 
-DIR/rows.jsonl      one JSON object per answer, in the order of generation
+DIR/rows.jsonl      one record per answer, in the order of generation (see `records`)
 DIR/timings.jsonl   line by line what it took; apart from these files, the same request gives the same bytes
 
 Equal prompts (a truncation that cuts nothing, no instruction and no input, more gist tokens than words) are answered once.
@@ -22,16 +22,16 @@ from gistdemo.checkpoint.pool import LoadedBackbone
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import WorkStopped
+from gistdemo.evaluate.records import ROWS_FILE
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.generation import RowReady, Sampling, TokenEvent
 from gistdemo.json_lines import recover
-from gistdemo.metrics import diagnose, rouge
 from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.prompts import Example, PromptPlan
 
 log = logging.getLogger(__name__)
 BATCH = 32
-ROWS_FILE, TIMINGS_FILE = "rows.jsonl", "timings.jsonl"
+TIMINGS_FILE = "timings.jsonl"
 TIMINGS = ("first_token_seconds", "tokens_per_second", "share_seconds")
 
 
@@ -56,6 +56,7 @@ class _Item:
     k: int
     row: int
     plan: PromptPlan
+    reads_instruction: bool
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ def batches(request: EvaluationRequest, examples: Sequence[Example], subjects: S
         for condition, k in (setting for setting in request.settings() if subject.can(setting[0])):
             for row, example in enumerate(examples):
                 plan = subject.loaded.plan(example, CONDITIONS[condition], k)
+                reads = subject.loaded.reads_instruction(example, CONDITIONS[condition], k)
                 slots = 0 if plan.compress_ids is None else plan.k
                 key = (plan.compress_ids, plan.prompt_ids, slots, plan.anchored_tokens)
-                groups.setdefault(key, []).append(_Item(condition, k, row, plan))
+                groups.setdefault(key, []).append(_Item(condition, k, row, plan, reads))
         prompts = sorted((tuple(items) for items in groups.values()), key=lambda items: items[0].plan.prompt_tokens)
         made += [Batch(subject, tuple(prompts[n : n + BATCH])) for n in range(0, len(prompts), BATCH)]
     return made
@@ -88,27 +90,25 @@ def batches(request: EvaluationRequest, examples: Sequence[Example], subjects: S
 
 def answer(
     work: Sequence[Batch],
-    examples: Sequence[Example],
     limit: int,
     folder: Path,
     on_batch: Callable[[int], None] = lambda done: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
-    """Generate what `folder` does not hold yet; return the records of all batches, in order, with their timings.
+    """Generate what `folder` does not hold yet; return the records of all batches, in order, with their timings, not judged.
 
-    A record: checkpoint, condition, k, row, text, tokens, finish_reason, prompt_tokens, instruction_tokens, kept_tokens, kv_bytes,
-    rouge1, rouge2, rougeL (0..100, None without reference), verdict, flags (codes), and the names in TIMINGS (s, tokens/s within
-    the batch; of the time its batch took, one record's share). on_batch: told how many batches are there. A kill loses at most the batch it falls into.
+    A record: see `gistdemo.evaluate.records`; and the names in TIMINGS (s, tokens/s within the batch; of the time its batch took, one
+    record's share). on_batch: told how many batches are there. A kill loses at most the batch it falls into.
     Raises: WorkStopped: should_stop, asked after every batch, said so. RuntimeError: a row could not be generated.
     """
     records, ready = _on_file(work, folder)
     with (folder / ROWS_FILE).open("a", encoding="utf-8") as rows, (folder / TIMINGS_FILE).open("a", encoding="utf-8") as timings:
         for number, batch in enumerate(work[ready:], ready + 1):
             began = time.perf_counter()
-            fresh = list(_answered(batch, examples, limit))
+            fresh = list(_answered(batch, limit))
             share = {"share_seconds": round((time.perf_counter() - began) / len(fresh), 4)}
             fresh = [record | share for record in fresh]
-            for file, part in ((timings, _timings), (rows, _without_timings)):
+            for file, part in ((timings, _timings), (rows, without_timings)):
                 file.writelines(json.dumps(part(record), ensure_ascii=False) + "\n" for record in fresh)
                 file.flush()
                 os.fsync(file.fileno())
@@ -126,7 +126,8 @@ def _timings(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record.get(name) for name in TIMINGS}
 
 
-def _without_timings(record: dict[str, Any]) -> dict[str, Any]:
+def without_timings(record: dict[str, Any]) -> dict[str, Any]:
+    """The part of a record that the same request gives again."""
     return {name: value for name, value in record.items() if name not in TIMINGS}
 
 
@@ -152,14 +153,15 @@ def _cut(path: Path, lines: int) -> None:
             file.truncate(size)
 
 
-def _answered(batch: Batch, examples: Sequence[Example], limit: int) -> Iterator[dict[str, Any]]:
+def _answered(batch: Batch, limit: int) -> Iterator[dict[str, Any]]:
     rows = [batch.subject.loaded.row(items[0].plan) for items in batch.prompts]
     for items, made in zip(batch.prompts, generate(batch.subject.base.engine, rows, limit), strict=True):
         for item in items:
             sizes = {name: getattr(item.plan, name) for name in ("prompt_tokens", "instruction_tokens", "kept_tokens")}
-            found = judged(made, examples[item.row])
             key = {"checkpoint": batch.subject.name, "condition": item.condition, "k": item.k, "row": item.row}
-            yield key | {name: value for name, value in made.items() if name != "ids"} | sizes | found
+            yield (
+                key | {name: value for name, value in made.items() if name != "ids"} | sizes | {"reads_instruction": item.reads_instruction}
+            )
 
 
 def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict[str, Any]]:
@@ -168,7 +170,7 @@ def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict
 
     Raises: RuntimeError: a row failed.
     """
-    made = [{"text": "", "ids": [], "finish_reason": None, "kv_bytes": 0} for _ in rows]
+    made: list[dict[str, Any]] = [{"text": "", "ids": [], "finish_reason": None, "kv_bytes": 0} for _ in rows]
     seconds: list[list[float]] = [[] for _ in rows]
     for event in engine.stream(rows, Sampling(limit)):
         one = made[event.row]
@@ -193,11 +195,3 @@ def _speed(times: Sequence[float]) -> dict[str, float | None]:
         "first_token_seconds": round(times[0], 4) if times else None,
         "tokens_per_second": round((len(times) - 1) / lasted, 2) if lasted > 0 else None,
     }
-
-
-def judged(record: dict[str, Any], example: Example) -> dict[str, Any]:
-    """rouge1, rouge2, rougeL (None without reference), verdict and flags (codes) of an answer made by `generate`."""
-    found = diagnose(record["text"], record["ids"], example.instruction, example.input, record["finish_reason"])
-    scores = rouge(record["text"], example.output) if example.output else dict.fromkeys(("rouge1", "rouge2", "rougeL"))
-    flags = [flag.code for flag in found.flags if flag.severity != "info"]
-    return scores | {"verdict": found.verdict, "flags": flags}

@@ -58,7 +58,9 @@ def eval_results(checkpoint: str, k: int, entries: Sequence[dict[str, Any]], sec
     }
 
 
-def sample_outputs(records: Sequence[dict[str, Any]], examples: Sequence[Example], prompts: Sequence[dict[str, str]], k: int):
+def sample_outputs(
+    records: Sequence[dict[str, Any]], examples: Sequence[Example], prompts: Sequence[dict[str, str]], k: int
+) -> list[dict[str, Any]]:
     """sample_outputs.json: the first rows. prompts: per row, the text of each condition's prompt."""
     texts = {(r["condition"], r["row"]): r["text"] for r in records if r["condition"] in NAMES and r["k"] in (0, k)}
     return [

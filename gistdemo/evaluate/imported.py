@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from typing import Any
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import DataError, one_line
 from gistdemo.evaluate.earlier_format import NAMES
-from gistdemo.evaluate.results import EXAMPLES_FILE, FORMAT, RESULTS_FILE, ROWS_FILE, versions, write_json
-from gistdemo.evaluate.summary import ROUGE, summarise
-from gistdemo.metrics import diagnose, rouge
+from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
+from gistdemo.evaluate.results import FORMAT, RESULTS_FILE, versions, write_json
+from gistdemo.evaluate.summary import summarise
 from gistdemo.prompts import Example
 
 MOST_BYTES = 100 * 2**20  # per file
@@ -57,6 +57,7 @@ def read_foreign(path: Path, name: str) -> Foreign:
         raise DataError(
             f"'{path.name}' has no answers to judge. Give a sample_outputs.json, or a .csv with the columns x, y_pred and y_true."
         )
+    found.records = judged(found.records, found.examples)
     _audit(found)
     return found
 
@@ -90,8 +91,8 @@ def import_results(path: Path, folder: Path, title: str) -> dict[str, Any]:
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
-        _write_lines(building / EXAMPLES_FILE, map(dataclasses.asdict, found.examples))
-        _write_lines(building / ROWS_FILE, found.records)
+        write_lines(building / EXAMPLES_FILE, map(dataclasses.asdict, found.examples))
+        write_lines(building / ROWS_FILE, found.records)
         write_json(building / RESULTS_FILE, results)
         os.replace(building, folder)
     except OSError as error:
@@ -99,10 +100,6 @@ def import_results(path: Path, folder: Path, title: str) -> dict[str, Any]:
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return results
-
-
-def _write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------------
@@ -199,7 +196,7 @@ def _add_sample(found: Foreign, sample: Any, number: int, name: str, k: int) -> 
     for condition, field_name in NAMES.items():
         if sample.get(field_name) is not None:
             text = _string(sample[field_name], f"{where}, {field_name}")
-            found.records.append(_record(name, condition, k if condition != "full" else 0, number, text, example))
+            found.records.append(_record(name, condition, k if condition != "full" else 0, number, text))
 
 
 def _string(value: Any, where: str) -> str:
@@ -276,7 +273,7 @@ def _from_csv(text: str, source: str, name: str) -> Foreign:
         instruction, given = _unframed(line["x"].replace("<GIST>", ""))
         example = Example(instruction, given, line["y_true"].strip())
         found.examples.append(example)
-        found.records.append(_record(name, "gist", 0, number, line["y_pred"], example))
+        found.records.append(_record(name, "gist", 0, number, line["y_pred"]))
     return found
 
 
@@ -288,13 +285,9 @@ def _limit(rows: list[Any], source: str) -> None:
 # --- our judgement --------------------------------------------------------------------------------------------------------
 
 
-def _record(name: str, condition: str, k: int, row: int, text: str, example: Example) -> dict[str, Any]:
-    found = diagnose(text, None, example.instruction, example.input, None)
+def _record(name: str, condition: str, k: int, row: int, text: str) -> dict[str, Any]:
     unknown = ("tokens", "finish_reason", "prompt_tokens", "instruction_tokens", "kept_tokens", "kv_bytes")
-    scores = rouge(text, example.output) if example.output else dict.fromkeys(ROUGE)
-    flags = [flag.code for flag in found.flags if flag.severity != "info"]
-    key = {"checkpoint": name, "condition": condition, "k": k, "row": row, "text": text}
-    return key | dict.fromkeys(unknown) | scores | {"verdict": found.verdict, "flags": flags}
+    return {"checkpoint": name, "condition": condition, "k": k, "row": row, "text": text} | dict.fromkeys(unknown)
 
 
 def _audit(found: Foreign) -> None:

@@ -27,11 +27,12 @@ def judge(
     checkpoint's own greedy full-prompt answers, at most `answer_tokens` each.
     """
     adapters = (loaded.compress_adapter, loaded.decode_adapter)
-    key = f"{base.digest}/{loaded.decode_adapter}/{base.model.dtype}/{loaded.encoder.template.name}"
     figures = {}
     for name, rows in held.items():
         prompts = [row.encoded for row in rows]
-        answers = own_answers(base.engine, loaded.encoder.stop_ids, prompts, loaded.decode_adapter, answer_tokens, key, settings.cache_dir)
+        answers = own_answers(
+            base.engine, loaded.encoder.stop_ids, prompts, loaded.decode_adapter, answer_tokens, base.digest, settings.cache_dir
+        )
         own = [Judged(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         for target, judged in (("references", rows), ("own_answers", own)):
             label = f"{name}_{target}" if name else target

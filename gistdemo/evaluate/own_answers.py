@@ -27,17 +27,18 @@ def own_answers(
     prompts: Sequence[EncodedPrompt],
     decode_adapter: str | None,
     limit: int,
-    key: str,
+    backbone: str,
     cache_dir: Path,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[tuple[int, ...]]:
     """Greedy answers of `prompts` (end token included where reached), at most `limit` tokens each, in the order given.
 
-    key: names what an answer depends on besides its prompt; with the limit it names one cache file, in which answers stand by
-    prompt. It is written as answers come, so that an interrupted run goes on where it was, and shared by runs on other rows.
+    backbone: digest of its weights. With the adapter, the precision, the stop tokens and the limit it names one cache file, in which answers
+    stand by prompt. It is written as answers come, so that an interrupted run goes on where it was, and shared by runs on other rows.
     Raises: RuntimeError: a row failed. WorkStopped: should_stop, asked after every batch, said so.
     """
-    name = hashlib.sha256(json.dumps([key, limit]).encode()).hexdigest()[:24]
+    rests_on = [backbone, decode_adapter, str(engine.model.dtype), sorted(stop_ids), limit]
+    name = hashlib.sha256(json.dumps(rests_on).encode()).hexdigest()[:24]
     path = cache_dir / "teacher" / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {address: tuple(answer) for address, answer in recover(path)}
@@ -52,7 +53,8 @@ def own_answers(
                 if isinstance(event, TokenEvent):
                     if event.error:
                         raise RuntimeError(event.error)
-                    answers[event.row].append(event.token_id)
+                    if event.token_id is not None:
+                        answers[event.row].append(event.token_id)
             for address, answer in zip(at, answers, strict=True):
                 known[address] = tuple(answer)
                 file.write(json.dumps([address, answer]) + "\n")

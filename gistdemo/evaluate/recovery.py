@@ -51,14 +51,14 @@ def measure_recovery(
     partners = [(n + len(rows) // 2) % len(rows) for n in range(len(rows))]
 
     def text_nll(condition: str) -> float:
-        def logits(at: Sequence[int]):
+        def logits(at: Sequence[int]) -> tuple[Tensor, Tensor]:
             plans = [plan(rows[n].encoded, CONDITIONS[condition], 0) for n in at]
             return model.answer_logits(model.empty(len(at)), [p.prompt_ids for p in plans], [rows[n].answer for n in at], decode_adapter)
 
         return _mean_nll(len(rows), logits)
 
     def gist_nll(caches: Sequence[GistCache], source: Callable[[int], int], k: int) -> float:
-        def logits(at: Sequence[int]):
+        def logits(at: Sequence[int]) -> tuple[Tensor, Tensor]:
             plans = [plan(rows[n].encoded, CONDITIONS["gist"], k, anchored) for n in at]
             given = stack([caches[source(n)] for n in at])
             return model.answer_logits(given, [p.prompt_ids for p in plans], [rows[n].answer for n in at], decode_adapter)

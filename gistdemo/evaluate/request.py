@@ -76,7 +76,8 @@ class EvaluationRequest:
         fields = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - fields):
             raise UsageError(f"Evaluation: unknown {', '.join(unknown)}. Allowed are {', '.join(sorted(fields))}.")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**given)
 
     @property
     def needs_gist(self) -> bool:

@@ -14,13 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gistdemo import __version__
 from gistdemo.errors import DataError, one_line
+from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, read_records
 from gistdemo.json_lines import read
 
-RESULTS_FILE, EXAMPLES_FILE, ROWS_FILE = "eval_results.json", "examples.jsonl", "rows.jsonl"
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RESULTS_FILE = "eval_results.json"
 FORMAT = 1
 
 
@@ -34,7 +38,8 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        return self.results["title"]
+        title: str = self.results["title"]
+        return title
 
     @property
     def has_rows(self) -> bool:
@@ -43,7 +48,7 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         """Records of all answers; empty where only the figures were kept."""
-        return read(self.folder / ROWS_FILE)
+        return read_records(self.folder)
 
     def examples(self) -> list[dict[str, str]]:
         """instruction, input and output of every row; empty where only the figures were kept."""
@@ -104,11 +109,13 @@ def keep_beside(results: dict[str, Any], name: str, path: Path) -> None:
     write_json(path, part | kept | measured)
 
 
-def table(rows: Sequence[dict[str, Any]], examples: Sequence[dict[str, str]]):
+def table(rows: Sequence[dict[str, Any]], examples: Sequence[dict[str, str]]) -> DataFrame:
     """All answers with their instructions and references, one line each, as a pandas DataFrame."""
     import pandas
 
     names = ("instruction", "input", "output")
+    inner = ("findings", "facts", "reads_instruction")
+    rows = [{key: value for key, value in row.items() if key not in inner} for row in rows]
     lines = [{**row, "flags": " ".join(row["flags"]), **{name: examples[row["row"]][name] for name in names}} for row in rows]
     return pandas.DataFrame(lines).rename(columns={"text": "answer", "output": "reference"})
 

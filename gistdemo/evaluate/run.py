@@ -2,7 +2,7 @@
 
 DIR/request.json        what was asked, with the digest of the rows: a folder answers one request
 DIR/examples.jsonl      the rows themselves; records point at them by number
-DIR/rows.jsonl          the answers (see `gistdemo.evaluate.answers`)
+DIR/rows.jsonl          the answers (see `gistdemo.evaluate.records`)
 DIR/recovery.jsonl      one line per checkpoint: what `judge` found
 DIR/eval_results.json   all figures (see `gistdemo.evaluate.results`), with the names of an earlier experiment beside ours
 DIR/sample_outputs.json the first answers under the names of that experiment
@@ -26,11 +26,12 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import UsageError, WorkStopped
 from gistdemo.evaluate import earlier_format
-from gistdemo.evaluate.answers import Subject, answer, batches
+from gistdemo.evaluate.answers import Subject, answer, batches, without_timings
 from gistdemo.evaluate.judge import judge
+from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
-from gistdemo.evaluate.results import EXAMPLES_FILE, RESULTS_FILE, versions, write_json
+from gistdemo.evaluate.results import RESULTS_FILE, versions, write_json
 from gistdemo.evaluate.summary import summarise
 from gistdemo.json_lines import recover
 from gistdemo.memory import keep_freed_memory, return_freed_memory
@@ -73,7 +74,8 @@ def evaluate(
         return_freed_memory()
         report(ends[batch - 1], total)
 
-    records = answer(work, examples, request.max_new_tokens, folder, answered, should_stop)
+    records = judged(answer(work, request.max_new_tokens, folder, answered, should_stop), examples)
+    write_lines(folder / ROWS_FILE, map(without_timings, records))
     order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}  # as asked for
     records.sort(key=lambda r: (order[r["checkpoint"], r["condition"], r["k"]], r["row"]))
     results: dict[str, Any] = {
@@ -99,7 +101,9 @@ def evaluate(
 
 def _subjects(request: EvaluationRequest, settings: Settings) -> tuple[list[Subject], frozenset[str]]:
     """The checkpoints, loaded, and the marks of all instructions they were trained on."""
-    pool, subjects, marks = ModelPool(settings), [], frozenset()
+    pool = ModelPool(settings)
+    subjects: list[Subject] = []
+    marks: frozenset[str] = frozenset()
     for name in request.checkpoints:
         row = find_row(name, settings)
         base, loaded = pool.row(row)
@@ -122,8 +126,7 @@ def _claim(folder: Path, request: EvaluationRequest, examples: Sequence[Example]
         raise UsageError(f"Folder '{folder.name}' holds the answers of another request. Give another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    lines = (json.dumps(dataclasses.asdict(example), ensure_ascii=False) + "\n" for example in examples)
-    (folder / EXAMPLES_FILE).write_text("".join(lines), encoding="utf-8")
+    write_lines(folder / EXAMPLES_FILE, map(dataclasses.asdict, examples))
 
 
 def _ends(work: Sequence[Any]) -> list[int]:
@@ -145,7 +148,7 @@ def _recovery(
 ) -> dict[str, Any]:
     """Recovery of one checkpoint, from the file where it is there already."""
     path = folder / RECOVERY_FILE
-    known = {record["checkpoint"]: record["recovery"] for record in recover(path)}
+    known: dict[str, dict[str, Any]] = {record["checkpoint"]: record["recovery"] for record in recover(path)}
     if subject.name in known:
         return known[subject.name]
     began = time.perf_counter()
@@ -160,7 +163,14 @@ def _recovery(
     return found
 
 
-def _finish(folder, results, records, examples, request: EvaluationRequest, subjects: Sequence[Subject]) -> None:
+def _finish(
+    folder: Path,
+    results: dict[str, Any],
+    records: Sequence[dict[str, Any]],
+    examples: Sequence[Example],
+    request: EvaluationRequest,
+    subjects: Sequence[Subject],
+) -> None:
     """Write what sums the folder up."""
     first, k = subjects[0], request.ks[0]
     seconds = _seconds(folder, records)
@@ -175,7 +185,7 @@ def _finish(folder, results, records, examples, request: EvaluationRequest, subj
 
 def _seconds(folder: Path, records: Sequence[dict[str, Any]]) -> float | None:
     """What all batches and recoveries took, those before an interruption included; None where a part was not timed."""
-    parts = [r.get("share_seconds") for r in records] + [r.get("seconds") for r in recover(folder / RECOVERY_FILE)]
+    parts: list[Any] = [r.get("share_seconds") for r in records] + [r.get("seconds") for r in recover(folder / RECOVERY_FILE)]
     return None if None in parts else round(sum(parts), 1)
 
 

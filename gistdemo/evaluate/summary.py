@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from gistdemo.evaluate.statistics import mean_interval, paired_difference
-from gistdemo.metrics import instruction_blind, normalised_score, rouge
+from gistdemo.metrics import ROUGE, VERDICTS, instruction_blind, normalised_score, rouge
 from gistdemo.prompts import Example
 
-ROUGE = ("rouge1", "rouge2", "rougeL")
 MEANS = ("prompt_tokens", "instruction_tokens", "kept_tokens", "tokens", "kv_bytes", "first_token_seconds", "tokens_per_second")
 LEAST_GAP = 2.0  # ROUGE points between no instruction and the full prompt; below, normalising divides noise by noise
 Key = tuple[str, str, int]  # checkpoint, condition, k
@@ -20,7 +19,7 @@ Key = tuple[str, str, int]  # checkpoint, condition, k
 def summarise(records: Sequence[dict[str, Any]], examples: Sequence[Example]) -> list[dict[str, Any]]:
     """One entry per (checkpoint, condition, k), in order of first appearance.
 
-    records: as `gistdemo.evaluate.answers.answer` returns them. An entry: checkpoint, condition, k, n, scored (rows with a
+    records: judged ones (see `records`). An entry: checkpoint, condition, k, n, scored (rows with a
     reference), means of rouge1/2/L (0..100), rougeL_own (against the checkpoint's own full answer), normalised (rougeL between `none`
     0 and `full` 100), intervals (95 %, by name of the score), paired (of a gist: rougeL minus that of `full` and of `truncated` at
     the same k, row by row), verdicts and flags by count, instruction_blind (answers equal although instructions differ), identical
@@ -43,7 +42,7 @@ def _entry(key: Key, groups: dict[Key, list[dict[str, Any]]], examples: Sequence
     entry["normalised"] = _normalised(entry["rougeL"], checkpoint, groups)
     entry["intervals"] = {name: [found.low, found.high] for name, found in scores.items() if found}
     entry["paired"] = _paired(group, checkpoint, k, groups) if condition == "gist" else {}
-    entry["verdicts"] = {name: sum(r["verdict"] == name for r in group) for name in ("healthy", "warning", "degenerate")}
+    entry["verdicts"] = {name: sum(r["verdict"] == name for r in group) for name in VERDICTS}
     entry["flags"] = dict(Counter(flag for r in group for flag in r["flags"]).most_common())
     items = [(examples[r["row"]].instruction, examples[r["row"]].input, r["text"]) for r in group]
     entry["instruction_blind"] = sum(len(flag.members) for flag in instruction_blind(items))
@@ -58,10 +57,10 @@ def _own_scores(group: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]])
 
 
 def _normalised(score: float | None, checkpoint: str, groups: dict[Key, list[dict[str, Any]]]) -> float | None:
-    ends = [_mean(r["rougeL"] for r in groups.get((checkpoint, name, 0), ())) for name in ("none", "full")]
-    if score is None or None in ends or ends[1] - ends[0] < LEAST_GAP:
+    none, full = (_mean(r["rougeL"] for r in groups.get((checkpoint, name, 0), ())) for name in ("none", "full"))
+    if score is None or none is None or full is None or full - none < LEAST_GAP:
         return None
-    return normalised_score(score, *ends)
+    return normalised_score(score, none, full)
 
 
 def _paired(group: Sequence[dict[str, Any]], checkpoint: str, k: int, groups: dict[Key, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -82,7 +81,7 @@ def _identical(items: Sequence[tuple[str, str, str]]) -> dict[str, Any] | None:
     return {"text": text, "count": sum(t.strip() == text for _, _, t in items)} if len(asked) > 1 else None
 
 
-def _mean(values) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     found = [value for value in values if value is not None]
     return fmean(found) if found else None
 

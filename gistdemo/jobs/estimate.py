@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from gistdemo.jobs.progress import ProgressReader
 from gistdemo.jobs.queue import Jobs
+from gistdemo.jobs.record import Job
 from gistdemo.model.embedded import SMOLLM2
 from gistdemo.train.config import TrainConfig
+from gistdemo.train.modes import MODES
 
-# seconds per row of a batch on two cores with native bf16, the page open (docs/LOG.md); long text not counted
-MEASURED = {"embeddings": 0.15, "compressor": 0.3, "joint": 0.2}
-PEAK_GIB = {"embeddings": 4.1, "compressor": 5.0, "joint": 5.8}  # batches of 8 (docs/LOG.md)
-WEIGHTS_GIB = 1.5  # of that: libraries and the backbone, whatever the batch
+WEIGHTS_GIB = 1.5  # of a mode's peak: libraries and the backbone, whatever the batch
 SECONDS_PER_OWN_ANSWER = 0.16
 SECONDS_TO_LOAD = 10
 SECONDS_PER_EVALUATED_ANSWER = 0.05  # one row, one budget or condition, on the way
@@ -43,14 +41,15 @@ class Estimate:
 def estimate(config: TrainConfig, jobs: Jobs) -> Estimate:
     """Loading, steps, own answers, the evaluations on the way and the final figures of a run."""
     rows = config.steps * config.batch_size * config.accumulation
+    mode = MODES[config.mode]
     per_row, memory, basis = _made_here(config, jobs)
     if per_row is None and config.backbone == SMOLLM2.name and config.weights == "lora":
-        per_row, basis = MEASURED[config.mode], "measured on two cores with native bf16; older processors take about twice as long"
-        memory = WEIGHTS_GIB + (PEAK_GIB[config.mode] - WEIGHTS_GIB) * config.batch_size / 8
+        per_row, basis = mode.seconds_per_row, "measured on two cores with native bf16; older processors take about twice as long"
+        memory = WEIGHTS_GIB + (mode.peak_gib - WEIGHTS_GIB) * config.batch_size / 8
     if per_row is None:
         return Estimate(None, None, "no run of this mode on this backbone was made here yet: the first steps will tell")
     seconds = SECONDS_TO_LOAD + rows * per_row * (1 + 0.3 * config.long_share)
-    if config.mode == "compressor":
+    if mode.own_answers:
         seconds += (config.teacher_answers + config.evaluate_rows) * SECONDS_PER_OWN_ANSWER
     sets = 2 * (2 if config.long_share else 1)
     evaluations = 1 + -(-config.steps // config.evaluate_every)
@@ -75,5 +74,5 @@ def _made_here(config: TrainConfig, jobs: Jobs) -> tuple[float | None, float | N
     return None, None, ""
 
 
-def _latest(jobs: Jobs) -> Sequence:
+def _latest(jobs: Jobs) -> list[Job]:
     return sorted(jobs.list(), key=lambda job: -job.created)

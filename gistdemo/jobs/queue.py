@@ -11,15 +11,15 @@ import dataclasses
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from gistdemo.errors import JobError
-from gistdemo.jobs import process
-from gistdemo.jobs.record import Job, read_job, write_job
+from gistdemo.jobs.launcher import LOCAL, Launcher
+from gistdemo.jobs.record import Job, State, read_job, write_job
 
 STOP, OUTPUT = "stop", "output.txt"
 LOCK_SECONDS = 20.0  # changes take milliseconds; a lock held longer belongs to a process that hangs
@@ -31,7 +31,7 @@ class Jobs:
     """All jobs of one installation.
 
     runs_dir: holds one folder per job. at_once: heavy jobs that may run together. grace: seconds a job gets to save its state
-    after it was asked to stop. environment: added to that of the jobs' processes.
+    after it was asked to stop. environment: added to that of the jobs' processes. launcher: where these run.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class Jobs:
         grace: float = 60.0,
         environment: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
+        launcher: Launcher = LOCAL,
     ):
         self.runs_dir, self.at_once, self.grace = runs_dir, at_once, grace
-        self._environment, self._clock = dict(environment or {}), clock
+        self._environment, self._clock, self._launcher = dict(environment or {}), clock, launcher
 
     # --- read ---------------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ class Jobs:
             key=lambda j: (1, j.order, j.id) if j.state == "queued" else (rank[j.is_active], -(j.ended or j.started or j.created), j.id),
         )
 
-    def queued(self) -> list[Job]:
+    def queued(self) -> Sequence[Job]:
         """The queue, next one first."""
         return [job for job in self.list() if job.state == "queued"]
 
@@ -116,7 +117,7 @@ class Jobs:
     def move(self, job_id: str, places: int) -> None:
         """Move a queued job: -1 is one place nearer to its turn. Raises JobError: it is not queued."""
         with self._locked():
-            waiting = self.queued()
+            waiting = [*self.queued()]
             at = next((n for n, job in enumerate(waiting) if job.id == job_id), None)
             if at is None:
                 raise JobError(f"Job '{job_id}' is {self.get(job_id).state}; only queued jobs have a place in the queue.")
@@ -140,7 +141,7 @@ class Jobs:
                     raise JobError(f"Job '{job_id}' is {job.state}. Stop it first, then delete it.")
             shutil.rmtree(folder)
 
-    def finish(self, job_id: str, state: str, cause: str = "") -> Job:
+    def finish(self, job_id: str, state: State, cause: str = "") -> Job:
         """Called by the job's own process at its end."""
         with self._locked():
             now = self._clock()
@@ -153,7 +154,7 @@ class Jobs:
             job, now = self.get(job_id), self._clock()
             if job.state == "stopping":
                 return job
-            return self._write(job.moved("running", now, started=now, process=process.identity()))
+            return self._write(job.moved("running", now, started=now, process=self._launcher.own()))
 
     # --- what is due --------------------------------------------------------------------------------------------------
 
@@ -162,7 +163,7 @@ class Jobs:
 
         A lock that somebody holds for long is left alone: the next tick does the work.
         """
-        process.reap()
+        self._launcher.tidy()
         try:
             with self._locked(timeout=1.0):
                 for job in self.list():
@@ -176,27 +177,31 @@ class Jobs:
 
     def _look_after(self, job: Job) -> None:
         now = self._clock()
-        if not process.is_alive(job.process):
+        if not self._launcher.is_alive(job.process):
             if job.state == "starting" and job.process is None and now - job.changed < START_SECONDS:
                 return  # between the record and the launch
             if job.state == "stopping":
                 self._write(job.moved("cancelled", now, ended=now, cause="Stopped. Resume goes on from the last saved state."))
             else:
-                self._write(job.moved("lost", now, ended=now, cause=_why_lost(job)))
+                self._write(
+                    job.moved(
+                        "lost", now, ended=now, cause=f"{self._launcher.why_gone(job.process)} Resume goes on from the last saved state."
+                    )
+                )
             return
         if job.state == "stopping":
             waited = now - job.changed
             if waited > self.grace + TERM_SECONDS:
-                process.end(job.process, force=True)
+                self._launcher.end(job.process, force=True)
             elif waited > self.grace:
-                process.end(job.process)
+                self._launcher.end(job.process)
 
     def _start(self, job: Job) -> None:
         folder, now = self.folder(job.id), self._clock()
         (folder / STOP).unlink(missing_ok=True)
         job = self._write(job.moved("starting", now))
         try:
-            started = process.launch(["jobs", "run", str(folder)], folder / OUTPUT, self._environment)
+            started = self._launcher.launch(folder, folder / OUTPUT, self._environment)
         except OSError as error:
             self._write(
                 job.moved("failed", now, ended=now, cause=f"The process could not be started ({error.strerror}). Free memory and resume.")
@@ -226,9 +231,3 @@ class Jobs:
                 folder.mkdir(parents=True)
                 return folder
         raise JobError(f"A thousand jobs were named '{title}' in this second. Give another name.")
-
-
-def _why_lost(job: Job) -> str:
-    if job.process and job.process.get("boot") != process.boot():
-        return "The machine was restarted while the job ran. Resume goes on from the last saved state."
-    return "The process ended without a word: killed from outside, or out of memory. Resume goes on from the last saved state."

@@ -7,18 +7,16 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 from gistdemo.errors import GistDemoError, JobError, WorkStopped, one_line
-from gistdemo.jobs.process import LOW_PRIORITY
-from gistdemo.jobs.progress import Reporter
+from gistdemo.jobs.kinds import ShouldStop, kind_of
+from gistdemo.jobs.launcher import LOW_PRIORITY
 from gistdemo.jobs.queue import STOP, Jobs
-from gistdemo.jobs.record import Job
+from gistdemo.jobs.record import Job, State
 from gistdemo.settings import Settings
 
 log = logging.getLogger(__name__)
-ShouldStop = Callable[[], bool]
 
 
 def run_job(folder: Path, jobs: Jobs, settings: Settings) -> int:
@@ -39,10 +37,10 @@ def run_job(folder: Path, jobs: Jobs, settings: Settings) -> int:
     return int(state == "failed")
 
 
-def _work(job: Job, folder: Path, settings: Settings, should_stop: ShouldStop) -> tuple[str, str]:
+def _work(job: Job, folder: Path, settings: Settings, should_stop: ShouldStop) -> tuple[State, str]:
     """Do the work. Returns the state it ends in, and the cause."""
     try:
-        _run(job, folder, settings, should_stop)
+        kind_of(job).run(job, folder, settings, should_stop)
     except WorkStopped as stopped:
         return "cancelled", one_line(stopped)
     except GistDemoError as error:
@@ -57,23 +55,3 @@ def _work(job: Job, folder: Path, settings: Settings, should_stop: ShouldStop) -
         traceback.print_exc()
         return "failed", f"Internal error ({one_line(error)[:200]}). The output of the job has the details."
     return "done", ""
-
-
-def _run(job: Job, folder: Path, settings: Settings, should_stop: ShouldStop) -> None:
-    if job.kind == "simulate":
-        from gistdemo.jobs.simulate import simulate
-
-        simulate(job.settings, folder, should_stop)
-    elif job.kind == "train":
-        from gistdemo.train.config import TrainConfig
-        from gistdemo.train.run import train
-
-        config = TrainConfig.from_dict(job.settings)
-        train(config, folder, settings, settings.checkpoint_dirs[-1] / config.name, should_stop)
-    elif job.kind == "evaluate":
-        from gistdemo.evaluate.request import EvaluationRequest
-        from gistdemo.evaluate.run import evaluate
-
-        evaluate(EvaluationRequest.from_dict(job.settings), folder, settings, job.title, Reporter(folder), should_stop)
-    else:
-        raise JobError(f"Job '{job.id}' is of kind '{job.kind}', which this version does not know. Update gistdemo, or delete the job.")

@@ -5,26 +5,32 @@
     near_loops.py    loops whose copies differ in numbers only, empty items, counting, lines in turns
     flags.py         Flag, what is known about an answer, what its instruction asks for
     *_checks.py      one check per flag, with its thresholds
-    degeneration.py  diagnose() one answer, instruction_blind() (F7) for a set of answers
+    degeneration.py  diagnose() one text, instruction_blind() (F7) for a set of answers
+    assess.py        assess() one answer: the only place that judges, for the page, evaluations, reports and imports alike
 
 Pure functions on text and integers: no torch, no transformers; rouge_score is imported at the first call of rouge().
 """
 
-from gistdemo.metrics.degeneration import Diagnosis, diagnose, instruction_blind
+from gistdemo.metrics.assess import ROUGE, Assessment, assess
+from gistdemo.metrics.degeneration import VERDICTS, Diagnosis, Verdict, diagnose, instruction_blind
 from gistdemo.metrics.flags import FLAGS, Flag
-from gistdemo.metrics.repetition import Loop, find_loop, tail_loop
+from gistdemo.metrics.repetition import Loop, find_loop
 from gistdemo.metrics.rouge import normalised_score, rouge, shared_words
 
 __all__ = [
     "FLAGS",
+    "ROUGE",
+    "VERDICTS",
+    "Assessment",
     "Diagnosis",
     "Flag",
     "Loop",
+    "Verdict",
+    "assess",
     "diagnose",
     "find_loop",
     "instruction_blind",
     "normalised_score",
     "rouge",
     "shared_words",
-    "tail_loop",
 ]

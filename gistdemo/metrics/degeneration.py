@@ -1,89 +1,55 @@
-"""Verdicts: all findings about one generation (F1-F6, F8-F10), and answers that ignore their instructions across a set (F7)."""
+"""Verdicts: all findings about one text (F1, F3-F6, F8, F9), and answers that ignore their instructions across a set (F7)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from gistdemo.metrics import loop_checks, repetition_checks, text_checks
 from gistdemo.metrics.flags import Answer, Flag
 
 Verdict = Literal["healthy", "warning", "degenerate"]
-FINISH_REASONS = (None, "eos", "limit", "stopped", "error")
+VERDICTS: tuple[Verdict, ...] = ("healthy", "warning", "degenerate")
 BLIND_MIN_CHARACTERS = 30  # "Yes." is right for many instructions; equal answers of 30 characters and more: 0 in 211 Human rows
 
 _CHECKS = (
     text_checks.empty,
-    text_checks.hit_limit,
     loop_checks.loop,
     repetition_checks.repetitive,
     repetition_checks.prompt_echo,
     text_checks.template_leak,
     text_checks.garbled,
     text_checks.wrong_language,
-    text_checks.identical,
 )
 _SEVERITY_ORDER = {"fail": 0, "warn": 1, "info": 2}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All findings about one answer, the most severe first. "degenerate": one failed at least; "warning": one warned."""
+    """All findings about one text, the most severe first. "degenerate": one failed at least; "warning": one warned."""
 
     verdict: Verdict
     flags: tuple[Flag, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that json can write."""
-        return {"verdict": self.verdict, "flags": [flag.to_dict() for flag in self.flags]}
 
-
-def diagnose(
-    text: str | None,
-    ids: Sequence[int] | None = None,
-    instruction: str | None = None,
-    input: str | None = None,
-    finish_reason: str | None = None,
-    *,
-    full_text: str | None = None,
-    none_text: str | None = None,
-    token_offsets: Sequence[tuple[int, int]] | None = None,
-) -> Diagnosis:
-    """Look for every known kind of degeneration in one generation.
+def diagnose(text: str, instruction: str | None = None, input: str | None = None) -> Diagnosis:
+    """Look for every known kind of degeneration in one answer.
 
     Args:
-        text: the complete generation, with nothing trimmed; None is taken as empty.
-        ids: its token ids; loops are then searched and counted in tokens, otherwise in words and signs of the text.
-        instruction, input: the prompt's parts, which may excuse a repetition, a label or another script.
-        finish_reason: why it ended: "eos", "limit", "stopped" (by a person), "error"; None if unknown or still going on.
-        full_text, none_text: the same model's answer to the full prompt, and to the prompt without its instruction.
-        token_offsets: (start, stop) in characters of the text per id; makes the places found on ids exact.
+        text: the complete answer, with nothing trimmed.
+        instruction, input: the prompt's parts, which may excuse a repetition, a label or another script. None: not known.
 
-    Returns: a Diagnosis; the spans of its flags are (start, stop) in characters of `text`. About 0.8 ms for 128 tokens.
-    Raises:  ValueError: an unknown finish_reason, or not one token offset per id.
+    Returns: a Diagnosis, made of these three alone; the spans of its flags are (start, stop) in characters of `text`.
+             About 0.8 ms for 128 tokens.
     Not:     does not judge whether an answer is right, and changes no text.
 
     >>> diagnose("Output: www\\n" * 14).flags[0].evidence
-    "'Output: www' x 14, 56 of 56 words and signs"
+    "'Output: www' x 14, 56 of 56 words and signs, to the end of the text"
     """
-    if finish_reason not in FINISH_REASONS:
-        raise ValueError(f"finish_reason is {finish_reason!r}; allowed are {', '.join(map(repr, FINISH_REASONS))}.")
-    tokens = () if ids is None else tuple(ids)
-    if token_offsets is not None and len(token_offsets) != len(tokens):
-        raise ValueError(f"{len(token_offsets)} token_offsets for {len(tokens)} ids; give one (start, stop) per id.")
-    answer = Answer(
-        text or "",
-        tokens,
-        None if token_offsets is None else tuple(token_offsets),
-        instruction,
-        input or "",
-        finish_reason,
-        full_text,
-        none_text,
-    )
+    answer = Answer(text, instruction, input or "")
     flags = [flag for check in _CHECKS for flag in check(answer)]
-    flags.sort(key=lambda flag: _SEVERITY_ORDER[flag.severity])  # stable: F1 before F2 within one severity
+    flags.sort(key=lambda flag: _SEVERITY_ORDER[flag.severity])  # stable: F1 before F3 within one severity
     severities = {flag.severity for flag in flags}
     verdict: Verdict = "degenerate" if "fail" in severities else "warning" if "warn" in severities else "healthy"
     return Diagnosis(verdict, tuple(flags))

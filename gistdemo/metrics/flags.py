@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from gistdemo.metrics.repetition import Loop, Units, find_loop, split_units, token_units
+from gistdemo.metrics.repetition import Loop, Units, find_loop, split_units
 
 Severity = Literal["fail", "warn", "info"]
 Span = tuple[int, int]
@@ -97,39 +97,35 @@ class Flag:
             "members": list(self.members),
         }
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Flag:
+        """The flag that `to_dict` wrote."""
+        span = values["span"]
+        return cls(**values | {"span": None if span is None else (span[0], span[1]), "members": tuple(values["members"])})
+
 
 @dataclass(frozen=True)
 class Answer:
-    """One complete generation and what is known about it, with the things that several checks need computed once."""
+    """One answer and its prompt, with the things that several checks need computed once. instruction: None where it is not known."""
 
     text: str
-    ids: tuple[int, ...] = ()
-    offsets: tuple[Span, ...] | None = None
     instruction: str | None = None
     input: str = ""
-    finish_reason: str | None = None
-    full_text: str | None = None
-    none_text: str | None = None
 
     @cached_property
     def words(self) -> Units:
-        """The text split into words and signs."""
+        """The text split into words and signs, in which loops are searched and counted."""
         return split_units(self.text)
 
     @cached_property
-    def units(self) -> Units:
-        """What loops are searched on: the ids where there are some, else the words."""
-        return token_units(self.ids, self.text, self.offsets) if self.ids else self.words
-
-    @cached_property
     def loop(self) -> Loop | None:
-        """The longest loop, in units."""
-        return find_loop(self.units.values)
+        """The longest loop of equal copies, in words and signs."""
+        return find_loop(self.words.values)
 
     @property
     def runaway(self) -> bool:
-        """Whether a loop went on until the token limit; the unit cut by the limit may differ."""
-        return self.finish_reason == "limit" and self.loop is not None and len(self.units) - self.loop.stop <= 1
+        """Whether that loop goes on to the end of the text; what a limit cut at last may differ."""
+        return self.loop is not None and len(self.words) - self.loop.stop <= 1
 
     @cached_property
     def may_repeat(self) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gistdemo.metrics.flags import ASKS_FOR_CODE, ASKS_FOR_SERIES, ASKS_TO_REPEAT, Answer, Flag, Severity, Span
+from gistdemo.metrics.flags import ASKS_FOR_CODE, ASKS_FOR_SERIES, ASKS_TO_REPEAT, Answer, Flag
 from gistdemo.metrics.near_loops import NearLoop, find_beginning, find_near_loops, runs
-from gistdemo.metrics.repetition import Loop, Units, copies, find_loop, one_line
+from gistdemo.metrics.repetition import Loop, Units, copies, one_line
 
 # What an instruction asks for that may hold a run of numbers, or empty items, or the same lines again.
 ASKS_FOR_FIGURES = re.compile(
-    r"\b(arrays?|sort(ed)?|range|sequence|series|factors|tables?|charts?|data ?set|years?|when|since|dates?|calendar|matri(x|ces))\b",
+    r"\b(arrays?|sort(ed)?|range|sequence|series|factors|tables?|charts?|data ?set|calendar|matri(x|ces))\b",
     re.IGNORECASE,
 )
+ASKS_FOR_YEARS = re.compile(r"\b(years?|when|since|dates?)\b", re.IGNORECASE)
+FIRST_YEAR = 1000  # what counts from there on may be years
 ASKS_FOR_BLANKS = re.compile(
     r"\b(blanks?|templates?|forms?|outlines?|skeletons?|surveys?|questionnaires?|worksheets?|placeholders?|checklists?|layouts?)\b",
     re.IGNORECASE,
@@ -25,9 +27,11 @@ _SPELLED |= {"fifteen": 15, "twenty": 20, "thirty": 30, "fifty": 50, "hundred": 
 _AMOUNT = r"(\d[\d,]*|" + "|".join(sorted(_SPELLED, key=len, reverse=True)) + ")"
 LAST_ASKED = re.compile(rf"(?:\b(?:to|until|till|through|below|under|than|between \w+ and)|\d\s?[-–])\s*{_AMOUNT}\b", re.IGNORECASE)
 HOW_MANY_ASKED = re.compile(
-    rf"\b{_AMOUNT}\s+(?:[a-z]+\s+){{0,3}}?(?:numbers|integers|multiples|digits|terms|primes|elements|values|squares|items)\b", re.IGNORECASE
+    rf"\b{_AMOUNT}\s+(?:[a-z]+\s+){{0,3}}?(?:numbers|integers|multiples|digits|terms|primes|elements|values|squares|items|lines|rows|entries)\b",
+    re.IGNORECASE,
 )
-END_CHARACTERS = 12  # a loop that stops so near the end of an answer went on until the limit; what follows is a cut copy
+END_CHARACTERS = 12  # a loop that stops so near the end of an answer never ended; what follows is a cut copy
+TO_THE_END = ", to the end of the text"
 
 
 def loop(answer: Answer) -> Iterator[Flag]:
@@ -43,30 +47,22 @@ def loop(answer: Answer) -> Iterator[Flag]:
     flags = ([equal] if equal else []) + sorted(near, key=lambda flag: -(flag.value or 0))
     if flags:
         yield min(flags, key=lambda flag: flag.severity != "fail")
-    elif answer.finish_reason == "limit" and (span := find_beginning(answer.words)):
-        evidence = f"'{one_line(answer.text[slice(*span)])}' began for the third time, numbers apart, when the limit cut it"
+    elif span := find_beginning(answer.words):
+        evidence = f"'{one_line(answer.text[slice(*span)])}' began for the third time, numbers apart, where the text ends"
         excused = answer.may_repeat or ASKS_FOR_SERIES.search(answer.instruction or "")
         yield Flag("F3", "loop", "info" if excused else "warn", span, evidence, (span[1] - span[0]) / len(answer.text))
 
 
 def _near_copies(answer: Answer, found: NearLoop) -> Flag | None:
-    endless = answer.finish_reason == "limit" and len(answer.text) - found.span[1] <= END_CHARACTERS
-    severity = _near_severity(answer, found, endless)
-    if severity is None:
+    """The flag of a near loop; None where it is a proper answer."""
+    if found.kind == "counting" and _asks_to_count(answer, found.numbers):
+        excused = not _is_past_the_end(answer, found.numbers)
+    else:
+        excused = _is_excused(answer, found)
+    if excused:
         return None
-    evidence = found.evidence + (", until the limit (runaway)" if endless else "")
-    return Flag("F3", "loop", severity, found.span, evidence, found.length / len(answer.text))
-
-
-def _near_severity(answer: Answer, found: NearLoop, endless: bool) -> Severity | None:
-    """Judge a near loop by what was asked for; None where it is a proper answer."""
-    if found.kind == "counting" and _asks_to_count(answer, found.numbers, endless):
-        if _is_past_the_end(answer, found.numbers):
-            return "fail" if endless else "warn"
-        return None
-    if not _is_excused(answer, found):
-        return "fail"
-    return "warn" if endless else None
+    endless = len(answer.text.rstrip()) - found.span[1] <= END_CHARACTERS
+    return Flag("F3", "loop", "fail", found.span, found.evidence + (TO_THE_END if endless else ""), found.length / len(answer.text))
 
 
 def _is_excused(answer: Answer, found: NearLoop) -> bool:
@@ -87,15 +83,17 @@ def _is_excused(answer: Answer, found: NearLoop) -> bool:
     return ASKS_FOR_SERIES.search(instruction) is not None or (not found.itemised and ASKS_FOR_VERSE.search(instruction) is not None)
 
 
-def _asks_to_count(answer: Answer, numbers: tuple[float, ...], endless: bool) -> bool:
-    """Whether the prompt asks for numbers, holds a run of them or names their end, or asks for what may hold numbers, and they end."""
+def _asks_to_count(answer: Answer, numbers: tuple[float, ...]) -> bool:
+    """Whether the prompt asks for numbers, holds a run of them or names their end, or asks for what may hold such numbers."""
     instruction = answer.instruction or ""
     if ASKS_FOR_SERIES.search(instruction) or any(True for _ in runs(answer.prompt)):
         return True
     last, step = numbers[-1], numbers[-1] - numbers[-2]
     if any(0 <= (_amount(match[1]) - last) / step <= 1 for match in LAST_ASKED.finditer(instruction)):
         return True
-    return not endless and any(kind.search(instruction) for kind in (ASKS_FOR_FIGURES, ASKS_FOR_CODE, ASKS_FOR_BLANKS))
+    if min(numbers) >= FIRST_YEAR and ASKS_FOR_YEARS.search(instruction):
+        return True
+    return any(kind.search(instruction) for kind in (ASKS_FOR_FIGURES, ASKS_FOR_CODE, ASKS_FOR_BLANKS))
 
 
 def _is_past_the_end(answer: Answer, numbers: tuple[float, ...]) -> bool:
@@ -114,45 +112,24 @@ def _amount(written: str) -> float:
 
 
 def _equal_copies(answer: Answer) -> Flag | None:
-    """A block comes at least 3 times in a row, over at least 16 units. Value: share (0-1) of units inside the loop."""
+    """A block comes at least 3 times in a row, over at least 16 words and signs. Value: share (0-1) of them inside the loop."""
     found = answer.loop
     if found is None:
         return None
-    units = answer.units
-    located = _place_loop(answer, found)
-    if located:
-        block = f"'{located[1]}'"
-    else:
-        block = "one token" if found.period == 1 else f"a block of {found.period} tokens"
-    evidence = f"{block} x {copies(found.repeats)}, {found.span} of {len(units)} {units.noun}"
+    span = answer.words.characters(found.start, found.stop)
+    block, whole = one_line(_block(answer.text, answer.words, found)), len(answer.words)
+    evidence = f"'{block}' x {copies(found.repeats)}, {found.span} of {whole} words and signs"
     if answer.runaway:
-        evidence += ", until the limit (runaway)"
-    severity: Severity = "warn" if answer.may_repeat else "fail"
-    return Flag("F3", "loop", severity, located[0] if located else None, evidence, found.span / len(units))
+        evidence += TO_THE_END
+    return Flag("F3", "loop", "warn" if answer.may_repeat else "fail", span, evidence, found.span / whole)
 
 
-def _place_loop(answer: Answer, found: Loop) -> tuple[Span, str] | None:
-    """Return where a loop stands in the text, and its block in short; None where the text shows no loop.
-
-    Ids without offsets tell how often, not where: the place is then that of the longest loop among the words.
-    """
-    units = answer.units
-    if not units.exact:
-        units = answer.words
-        located = find_loop(units.values, min_repeats=2, min_span=4)
-        if located is None:
-            return None
-        found = located
-    span = units.characters(found.start, found.stop)
-    return (span, one_line(_block(answer.text, units, found))) if span[0] < span[1] else None
-
-
-def _block(text: str, units: Units, found: Loop) -> str:
+def _block(text: str, words: Units, found: Loop) -> str:
     """Return the text of one copy, the one that begins a line if there is one."""
     first = found.start
     for start in range(found.start, found.start + found.period):
-        if text[: units.places[start][0]].endswith("\n") or text.startswith("\n", units.places[start][0]):
+        if text[: words.places[start][0]].endswith("\n") or text.startswith("\n", words.places[start][0]):
             first = start
             break
-    start, stop = units.characters(first, first + found.period)
+    start, stop = words.characters(first, first + found.period)
     return text[start:stop]

@@ -139,7 +139,9 @@ def _continues(text: str, figures: Sequence[_Figure], last: int, step: float, si
 def _counting(text: str) -> NearLoop | None:
     """Numbers in a row with one difference: '10, 15, 20, 25, ...', and '1.1, 1.2, ... 1.9, 1.10, ...'."""
     readings = [*runs(text), *(runs(text, sections=True) if "." in text else ())]
-    numbers, span = max(readings, key=lambda run: len(run[0]), default=((), (0, 0)))
+    if not readings:
+        return None
+    numbers, span = max(readings, key=lambda run: len(run[0]))
     if len(numbers) < COUNTED:
         return None
     written = [match[0] for match in _FIGURE.finditer(text, *span)]
@@ -221,19 +223,18 @@ def _pattern(text: str, words: Units, found: Loop, changing: Set[int]) -> str:
 
 def _empty_items(text: str) -> NearLoop | None:
     """Items with an enumerator or a bullet and nothing else, one line under the other: '1.\\n2.\\n3.\\n4.'."""
-    lines = [
-        (match.span(), _EMPTY_ITEM.fullmatch(match[0]) or _EMPTY_BULLET.fullmatch(match[0]))
-        for match in _LINE.finditer(text)
-        if match[0].strip()
-    ]
-    groups = [list(group) for empty, group in groupby(lines, key=lambda line: line[1] is not None) if empty]
+    lines = [line for line in _LINE.finditer(text) if line[0].strip()]
+    groups = [list(group) for empty, group in groupby(lines, key=_is_empty_item) if empty]
     longest = max(groups, key=len, default=[])
     if len(longest) < EMPTY_ITEMS:
         return None
-    first, last = longest[0], longest[-1]
-    shown = [one_line(item[0]) for _, item in (longest[0], longest[1], longest[-1])]
+    shown = [one_line(line[0]) for line in (longest[0], longest[1], longest[-1])]
     evidence = f"'{shown[0]}', '{shown[1]}' … '{shown[2]}': {len(longest)} items in a row with nothing in them"
-    return NearLoop("empty items", (first[0][0], last[0][1]), evidence)
+    return NearLoop("empty items", (longest[0].start(), longest[-1].end()), evidence)
+
+
+def _is_empty_item(line: re.Match[str]) -> bool:
+    return bool(_EMPTY_ITEM.fullmatch(line[0]) or _EMPTY_BULLET.fullmatch(line[0]))
 
 
 def _cycle(text: str) -> NearLoop | None:

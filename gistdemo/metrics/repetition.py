@@ -9,7 +9,6 @@ import re
 import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 # Flag F3. No false positive in 10,964 reference answers cut to 128 tokens; 9 of 14 degenerate outputs caught. Human text hardly
 # ever repeats a sentence at once (0.02% of sentences in WikiText-103, Xu et al. 2022), so three copies of anything long do.
@@ -85,21 +84,6 @@ def find_loop(values: Sequence[Hashable], *, min_repeats: int = LOOP_REPEATS, mi
     return best
 
 
-def tail_loop(ids: Sequence[int], min_repeats: int = 4, min_span: int = 32) -> bool:
-    """Tell whether the sequence ends in a loop: the strict rule for stopping a generation early.
-
-    Stricter than the flag (4 copies and 32 tokens instead of 3 and 16), because an answer that was stopped cannot recover.
-    Costs O(64) per call on text without a loop, so it may run at every step.
-    Source: vLLM RepetitionDetectionParams; the extra minimum span keeps "..." and short refrains from firing.
-    """
-    n = len(ids)
-    for period in range(1, min(MAX_PERIOD, n // min_repeats) + 1):
-        need = max(min_span, min_repeats * period) - period
-        if n >= period + need and all(ids[-i] == ids[-i - period] for i in range(1, need + 1)):
-            return True
-    return False
-
-
 def seq_rep(values: Sequence[Hashable], n: int = 4) -> float:
     """Return the share (0-1) of n-grams that have occurred before: 1 - unique / total; 0 when there is none.
 
@@ -147,24 +131,17 @@ def copies(repeats: float) -> str:
 
 @dataclass(frozen=True)
 class Units:
-    """A text as a sequence of units, and where each stands.
+    """A text as a sequence of words and signs. places: (start, stop) in characters per unit."""
 
-    values: one item per unit, equal for equal units. places: (start, stop) in characters per unit; only estimated when
-    `exact` is False. noun: what to call the units in a sentence.
-    """
-
-    values: Sequence[Hashable]
+    values: Sequence[str]
     places: Sequence[tuple[int, int]]
-    noun: str
-    exact: bool = True
 
     def __len__(self) -> int:
         return len(self.values)
 
     def characters(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the (start, stop) in characters of the units [start, stop), without those that stand for no text."""
-        shown = [place for place in self.places[start:stop] if place[0] < place[1]]
-        return (min(shown)[0], max(stop for _, stop in shown)) if shown else (0, 0)
+        """Return the (start, stop) in characters of the units [start, stop)."""
+        return (self.places[start][0], self.places[stop - 1][1]) if start < stop else (0, 0)
 
 
 def split_units(text: str) -> Units:
@@ -180,13 +157,4 @@ def split_units(text: str) -> Units:
             places.extend((i, i + 1) for i in range(start, stop))
         else:
             places.append((start, stop))
-    return Units(tuple(text[start:stop] for start, stop in places), places, "words and signs")
-
-
-def token_units(ids: Sequence[int], text: str, offsets: Sequence[tuple[int, int]] | None) -> Units:
-    """Wrap generated ids as units. Without offsets the places are estimated: every id gets an equal share of the text."""
-    length, count = len(text), len(ids)
-    if offsets is None:
-        edges = [length * i // count for i in range(count + 1)]
-        return Units(ids, list(pairwise(edges)), "tokens", exact=False)
-    return Units(ids, [(min(max(start, 0), length), min(max(stop, 0), length)) for start, stop in offsets], "tokens")
+    return Units(tuple(text[start:stop] for start, stop in places), places)

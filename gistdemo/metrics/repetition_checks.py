@@ -2,7 +2,7 @@
 
 Where a comment gives a false positive rate, it was measured on reference answers that are known to be good: 252 "Human",
 1,000 "Unseen" and 1,000 "Seen" rows of Alpaca+ (Mu et al. 2023) and 8,712 rows of two other sets, cut to 128 tokens; "caught"
-is out of the 14 different outputs of a public run that was degenerate. Counted in words and signs instead of tokens, on 8,795
+is out of the 14 different outputs of a public run that was degenerate; counted in tokens. In words and signs, on 8,795
 Alpaca answers of any length, F3 and F4 fail 1 and 7 of them, and all checks together 10 (scripts/calibrate_flags.py).
 """
 
@@ -43,11 +43,11 @@ _SPOKEN = re.compile(r"[^\W\d_]+")
 
 def repetitive(answer: Answer) -> Iterator[Flag]:
     """F4: much of a window of 128 units has been said before, in a loop or not. Value: seq-rep-4 (0-1) of the worst window."""
-    windows = [_measure_window(answer, start, stop) for start, stop in _windows(len(answer.units))]
+    windows = [_measure_window(answer, start, stop) for start, stop in _windows(len(answer.words))]
     worst = max(windows, key=lambda window: (window.strong, window.votes, window.repetition), default=None)
     if worst is None or not (worst.strong or worst.votes >= 2):
         return
-    endless = worst.extreme and answer.finish_reason == "limit" and not ASKS_TO_REPEAT.search(answer.instruction or "")
+    endless = worst.extreme and not ASKS_TO_REPEAT.search(answer.instruction or "")
     severity: Severity = "fail" if worst.strong and (endless or not answer.may_repeat) else "warn"
     span = worst.span if worst.span[0] < worst.span[1] else None
     yield Flag("F4", "repetitive", severity, span, worst.evidence, worst.repetition)
@@ -96,7 +96,7 @@ class _Window:
         """The measures beyond their thresholds, in words."""
         parts = []
         if self.repetition > REPETITION:
-            parts.append(f"{self.repetition:.0%} of its 4-token sequences came before")
+            parts.append(f"{self.repetition:.0%} of its sequences of 4 words and signs came before")
         if self.distinct_2 < DISTINCT_2:
             parts.append(f"only {self.distinct_2:.0%} of its word pairs are different")
         if self.compression > COMPRESSION:
@@ -114,8 +114,8 @@ def _windows(count: int) -> list[Span]:
 
 
 def _measure_window(answer: Answer, start: int, stop: int) -> _Window:
-    values = answer.units.values[start:stop]
-    span = answer.units.characters(start, stop)
+    values = answer.words.values[start:stop]
+    span = answer.words.characters(start, stop)
     text = answer.text[slice(*span)]
     words = text.lower().split()
     spoken = _SPOKEN.findall(text.lower())

@@ -1,4 +1,4 @@
-"""Checks F1 empty, F2 hit_limit, F6 template_leak, F8 garbled, F9 wrong_language and F10 identical_*: what the text is like.
+"""Checks F1 empty, F6 template_leak, F8 garbled and F9 wrong_language: what the text is like.
 
 Where a comment gives a false positive rate, it was measured on the reference answers named in repetition_checks.py.
 """
@@ -34,27 +34,12 @@ FOREIGN_MIN_LETTERS = 5  # a symbol such as an omega is no language
 
 
 def empty(answer: Answer) -> Iterator[Flag]:
-    """F1: no visible text. A failure unless a person or an error stopped it. Short is not empty. Value: characters."""
+    """F1: no visible text. Short is not empty. Value: characters."""
     if any(letter.isprintable() and not letter.isspace() for letter in answer.text):
         return
-    ended = answer.finish_reason in ("stopped", "error")
     blanks = len(answer.text)
-    if blanks:
-        evidence = f"only blank or invisible characters ({blanks})"
-    elif ended:
-        evidence = "no text yet when it was stopped" if answer.finish_reason == "stopped" else "no text before the error"
-    else:
-        evidence = "no text: the model ended its answer at once" if answer.finish_reason == "eos" else "no text"
-    yield Flag("F1", "empty", "info" if ended else "fail", (0, blanks) if blanks else None, evidence, float(blanks))
-
-
-def hit_limit(answer: Answer) -> Iterator[Flag]:
-    """F2: the token limit ended the answer, not the model. A remark. Value: tokens, where ids are given."""
-    if answer.finish_reason != "limit":
-        return
-    count = len(answer.ids)
-    evidence = f"reached the limit of {count} tokens without ending" if count else "reached the token limit without ending"
-    yield Flag("F2", "hit_limit", "info", None, evidence, float(count) if count else None)
+    evidence = f"only blank or invisible characters ({blanks})" if blanks else "no text: the model ended its answer at once"
+    yield Flag("F1", "empty", "fail", (0, blanks) if blanks else None, evidence, float(blanks))
 
 
 def template_leak(answer: Answer) -> Iterator[Flag]:
@@ -92,8 +77,7 @@ def garbled(answer: Answer) -> Iterator[Flag]:
 
 
 def _broken(answer: Answer) -> tuple[tuple[int, int], str] | None:
-    # An answer that was cut may end inside a character; only an answer that ended by itself is to blame for that.
-    text = answer.text if answer.finish_reason == "eos" else answer.text.rstrip("\ufffd")
+    text = answer.text.rstrip("\ufffd")  # where an answer was cut it may end inside a character, and is not to blame for that
     count = text.count("\ufffd")
     if not count:
         return None
@@ -146,18 +130,3 @@ def wrong_language(answer: Answer) -> Iterator[Flag]:
         return
     evidence = f"{share:.0%} of its letters are not Latin, the instruction's are"
     yield Flag("F9", "wrong_language", "warn", (foreign[0].start(), foreign[-1].end()), evidence, share)
-
-
-def identical(answer: Answer) -> Iterator[Flag]:
-    """F10: the same text as with the full instruction (good), or as without it (the instruction made no difference here)."""
-    own = _normalised(answer.text)
-    if not own:
-        return
-    if answer.full_text is not None and own == _normalised(answer.full_text):
-        yield Flag("F10", "identical_to_full", "info", None, "the same answer as with the full instruction")
-    if answer.none_text is not None and own == _normalised(answer.none_text):
-        yield Flag("F10", "identical_to_dropped", "info", None, "the same answer as with the instruction dropped")
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.split())

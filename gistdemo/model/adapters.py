@@ -7,7 +7,6 @@ makes the choice itself: concurrent requests cannot see each other's.
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import warnings
 import weakref
@@ -16,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Linear, Module, ModuleList
 from torch.nn.functional import linear
+
+from gistdemo.model.adapter_files import key, lora_config, read_adapter, write_adapter
+from gistdemo.model.lora_targets import FEED_FORWARD, choose_targets, in_attention, last_part
 
 
 def _routes(rows: Sequence[str | None]) -> list[tuple[slice | list[int], str]]:
@@ -31,13 +34,32 @@ def _routes(rows: Sequence[str | None]) -> list[tuple[slice | list[int], str]]:
     return found
 
 
+def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
+    """(out, in) of the linear layers that LoRA may go on, by path: none of the head, none whose name something else bears as well.
+
+    Of a model whose experts are stacked in one tensor, those of attention alone: PEFT takes the usual names of the others for the experts.
+    """
+    modules, head = dict(model.named_modules()), model.get_output_embeddings()
+    linear_ones = {path: m.weight for path, m in modules.items() if isinstance(m, Linear) and m is not head}
+    found = {path: (weight.shape[0], weight.shape[1]) for path, weight in linear_ones.items()}
+    others = {last_part(path) for path in modules if path not in found}
+    stacked = any(last_part(path) == "experts" and not isinstance(module, ModuleList) for path, module in modules.items())
+    if stacked:
+        found = {path: shape for path, shape in found.items() if in_attention(path) and last_part(path) not in FEED_FORWARD}
+    return {path: shape for path, shape in found.items() if last_part(path) not in others}
+
+
 class AdapterHost:
-    """A causal LM and the adapters attached to it. `None` as an adapter name means the plain weights."""
+    """A causal LM and the adapters attached to it. `None` as an adapter name means the plain weights.
+
+    layers: as `linear_layers` finds them before any adapter is on.
+    """
 
     def __init__(self, model: Any):
         self.model = model
+        self.layers = linear_layers(model)
         self.lock = threading.RLock()
-        self._peft: PeftModel | None = None
+        self._peft: Any = None  # a PeftModel while adapters are on; torch's types know nothing of the methods it passes on
         self._active: str | None = None  # how PEFT's modules stand now; read and changed under the lock
         self._routes: list[tuple[slice | list[int], str]] = []  # rows and their adapter, during one mixed forward pass
         self._hooked: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -49,44 +71,32 @@ class AdapterHost:
     def attach(self, name: str, folder: Path) -> None:
         """Load a saved adapter under a name. Does nothing when the name is already there.
 
-        Raises what PEFT and safetensors raise when the files cannot be read or do not fit the model, ValueError when weights
-        are missing or left over. Nothing of the adapter stays then.
+        Raises: what `read_adapter` raises, before anything of the model is touched.
         """
         with self.lock:
             if name in self.names:
                 return
-            state = load_file(folder / "adapter_model.safetensors")
-            self._add(name, LoraConfig.from_pretrained(folder), seed=0)
-            try:
-                loaded = set_peft_model_state_dict(self._peft, state, adapter_name=name)
-                missing = [key for key in loaded.missing_keys if f".{name}." in key]
-                if missing or loaded.unexpected_keys:
-                    raise ValueError(f"{len(missing)} weights are missing and {len(loaded.unexpected_keys)} have no place")
-            except Exception:
-                self._remove(name)
-                raise
+            config, tensors = read_adapter(folder, self.layers)
+            self._add(name, config, seed=0)
+            with torch.no_grad():
+                for path, part, weight in self._weights(name):
+                    weight.copy_(tensors[key(path, part)])
 
     def create(self, name: str, rank: int, alpha: int, targets: Sequence[str], seed: int) -> None:
-        """Add a new adapter that changes nothing yet (PEFT starts B at zero); A is drawn from `seed`."""
+        """Add a new adapter that changes nothing yet (PEFT starts B at zero); A is drawn from `seed`.
+
+        targets: names of layers, see `choose_targets`, which raises UsageError where there are none.
+        """
         with self.lock:
-            self._add(
-                name, LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, task_type="CAUSAL_LM"), seed
-            )
+            self._add(name, lora_config(rank, alpha, choose_targets(self.layers, targets)), seed)
 
     def parameters(self, name: str) -> dict[str, Any]:
         """Parameters of one adapter by their full name."""
         return {n: p for n, p in self.model.named_parameters() if f".{name}." in n and "lora_" in n}
 
     def save(self, name: str, folder: Path) -> None:
-        """Write one adapter in PEFT's format: adapter_config.json and adapter_model.safetensors, directly in `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(self._peft, adapter_name=name)
-        save_file({k: v.detach().contiguous().half().cpu() for k, v in state.items()}, folder / "adapter_model.safetensors")
-        config = self._peft.peft_config[name].to_dict()
-        config["base_model_name_or_path"] = None
-        config["inference_mode"] = True
-        plain = {k: sorted(v) if isinstance(v, set) else getattr(v, "value", v) for k, v in config.items()}
-        (folder / "adapter_config.json").write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        """Write one adapter in PEFT's format, directly in `folder`, as fp16."""
+        write_adapter(folder, self._peft.peft_config[name], {key(path, part): weight for path, part, weight in self._weights(name)})
 
     @contextlib.contextmanager
     def using(self, name: str | None) -> Iterator[None]:
@@ -124,7 +134,15 @@ class AdapterHost:
             finally:
                 self._routes = []
 
-    def _add_rows(self, layer: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def _weights(self, name: str) -> Iterator[tuple[str, str, Tensor]]:
+        """Path of every layer with this adapter, "lora_A" or "lora_B", and its weight."""
+        for path in self.layers:
+            layer = self.model.get_submodule(path)
+            if isinstance(layer, LoraLayer) and name in layer.lora_A:
+                yield path, "lora_A", layer.lora_A[name].get_parameter("weight")
+                yield path, "lora_B", layer.lora_B[name].get_parameter("weight")
+
+    def _add_rows(self, layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Forward hook of every LoRA layer: add each adapter's part to the rows that named it, in place.
 
         PEFT has mixed batches too (`adapter_names`); they cost 17 ms of a 91 ms step of six rows on two cores, this 3 ms.
@@ -151,7 +169,8 @@ class AdapterHost:
     def _settle(self, name: str) -> None:
         """Start from a known state after PEFT changed the modules: eval mode, our hook on all LoRA layers, `name` active."""
         self._peft.eval()
-        for module in self.model.modules():
+        modules: Iterator[Module] = self.model.modules()
+        for module in modules:
             if isinstance(module, LoraLayer) and module not in self._hooked:
                 module.register_forward_hook(self._add_rows)
                 self._hooked.add(module)

@@ -25,14 +25,14 @@ import transformers
 
 from gistdemo.errors import BackboneError, first_line
 from gistdemo.model import embedded, hub
+from gistdemo.model.architecture import attention_of, check_architecture
 from gistdemo.model.embedded import EMBEDDED
 from gistdemo.model.fetching import HUB_ID, Progress, rising
 from gistdemo.model.pretrained import checked_folder, count_values, fingerprint, make_generation_plain, no_bars, weight_files
+from gistdemo.model.probe import check_model
 from gistdemo.settings import Settings
 
 Kind = Literal["instruct", "base"]
-# types whose forward pass takes one attention mask for all layers (see `gistdemo.model.window`); read in transformers 5.23
-ONE_MASK = ("doge", "ministral3", "mistral", "mixtral", "phi3", "phimoe", "qwen3_moe", "starcoder2")
 # transformers patches global state while it builds a model: of two models built at once, one comes out without its tied head
 BUILDING = threading.Lock()
 KNOWN = ", ".join(f"'{name}'" for name in EMBEDDED)
@@ -92,19 +92,19 @@ def load(name: str, settings: Settings, progress: Progress | None = None, dtype:
 
     Args:   dtype: torch dtype of the weights; default float32 on CPU, bfloat16 on CUDA.
     Raises: BackboneError: what `resolve` raises; a device that is not there; a model that this method cannot serve
-            (encoder-decoder, no rotary positions, layers without a key-value cache); too little memory.
+            (encoder-decoder, no rotary positions, layers without a key-value cache, logits made in an unknown way); too little memory.
     """
     report = rising(progress)
     device = _device(settings.device)
     path = resolve(name, settings, lambda message, fraction: report(message, 0.8 * fraction))
     report(f"Loading {name}", 0.8)
     config = _read_config(path, name)
-    _check_architecture(config, name)
+    check_architecture(config, name)
     tokenizer = _load_tokenizer(path, name)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     with BUILDING:
         _check_memory(path, name, config, dtype)
-        model = _load_model(path, name, dtype, device)
+        model = _load_model(path, name, config, dtype, device)
     embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embeddings:
         raise BackboneError(
@@ -113,6 +113,7 @@ def load(name: str, settings: Settings, progress: Progress | None = None, dtype:
         )
     make_generation_plain(model, tokenizer)
     model.eval().requires_grad_(False)
+    check_model(model, name)
     kind: Kind = "instruct" if tokenizer.chat_template else "base"
     report(f"{name} is loaded", 1.0)
     return Backbone(name, path, model, tokenizer, fingerprint(model), kind)
@@ -141,28 +142,6 @@ def _read_config(path: Path, name: str) -> Any:
         ) from error
 
 
-def _check_architecture(config: Any, name: str) -> None:
-    """Refuse models whose cached keys and values cannot stand for text at given positions."""
-    allowed = "Allowed are decoder-only models with rotary positions, such as Llama, Qwen or SmolLM2."
-    what = f"Backbone '{name}' ({config.model_type})"
-    if config.is_encoder_decoder:
-        raise BackboneError(f"{what} is an encoder-decoder model. {allowed}")
-    if config.get_text_config() is not config:
-        raise BackboneError(f"{what} has parts for other inputs than text. {allowed}")
-    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
-    if not rotary or getattr(config, "alibi", False):
-        raise BackboneError(f"{what} has no rotary positions (RoPE): gist slots need keys that keep the position they had. {allowed}")
-    other = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
-    if other:
-        raise BackboneError(f"{what} has layers without a key-value cache ({', '.join(other)}). {allowed}")
-    if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
-        raise BackboneError(f"{what} lets tokens see what follows them, so it cannot write an answer token by token. {allowed}")
-    if config.model_type in ONE_MASK and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise BackboneError(
-            f"{what} mixes layers with and without a sliding window, which transformers serves for this type by one mask only. {allowed}"
-        )
-
-
 def _load_tokenizer(path: Path, name: str) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, padding_side="left")
@@ -187,8 +166,13 @@ def _load_tokenizer(path: Path, name: str) -> Any:
 
 def _check_memory(path: Path, name: str, config: Any, dtype: torch.dtype) -> None:
     """transformers makes room for what config.json describes, even where the files hold less."""
-    with torch.device("meta"):
-        described = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
+    try:
+        with torch.device("meta"):
+            described = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_config(config).parameters())
+    except Exception as error:  # sizes that do not go together, in the words of each model's own code
+        raise BackboneError(
+            f"Backbone '{name}': no model can be built from config.json ({first_line(error)}). Fetch the model again, or use another one."
+        ) from error
     needed = max(described, sum(count_values(file) for file in weight_files(path, name))) * dtype.itemsize
     free = psutil.virtual_memory().available
     if needed > free:
@@ -198,19 +182,20 @@ def _check_memory(path: Path, name: str, config: Any, dtype: torch.dtype) -> Non
         )
 
 
-def _load_model(path: Path, name: str, dtype: torch.dtype, device: torch.device) -> Any:
+def _load_model(path: Path, name: str, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
     try:
         with no_bars():
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(  # its types leave out the pair that it returns here
                 path,
                 dtype=dtype,
-                attn_implementation="sdpa",
+                attn_implementation=attention_of(config),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # told below, by name
             )
+            model, info = loaded
             model = model.to(device)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, safetensors.SafetensorError) as error:
         raise BackboneError(

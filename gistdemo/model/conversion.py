@@ -23,6 +23,8 @@ from gistdemo.errors import first_line, one_line
 from gistdemo.model.fetching import Progress
 from gistdemo.model.gguf_file import GgufFile
 
+Rename = Callable[[str, np.ndarray], tuple[str, np.ndarray]]  # name and values in the file -> in transformers
+
 CONTROL, USER_DEFINED = 3, 4  # token types of the file; the first never come from text, the second stand for their text
 SPACE = "\u2581"
 
@@ -71,11 +73,10 @@ def _convert(path: Path, folder: Path, name: str, report: Progress) -> None:
     folder.mkdir(parents=True)
     report("Converting the tokenizer", 0.0)
     _tokenizer(file, name).save_pretrained(folder)
-    config = (_llama_config if family == "llama" else _gemma_config)(file)
+    config, rename = _llama(file) if family == "llama" else (_gemma_config(file), _gemma_tensor)
     config.save_pretrained(folder)
     _plain_generation(config).save_pretrained(folder)
     report("Converting the weights", 0.3)
-    rename = _llama_tensor(config) if family == "llama" else _gemma_tensor
     weights = {}
     for done, tensor in enumerate(file.tensors):
         report("Converting the weights", 0.3 + 0.4 * done / len(file.tensors))
@@ -116,6 +117,11 @@ def _common(file: GgufFile) -> dict[str, Any]:
     }
 
 
+def _llama(file: GgufFile) -> tuple[transformers.LlamaConfig, Rename]:
+    config = _llama_config(file)
+    return config, _llama_tensor(config)
+
+
 def _llama_config(file: GgufFile) -> transformers.LlamaConfig:
     rope = {"rope_type": "default", "rope_theta": file.metadata["llama.rope.freq_base"]}
     return transformers.LlamaConfig(**_common(file), rope_parameters=rope, architectures=["LlamaForCausalLM"])
@@ -150,7 +156,7 @@ def _renamed(name: str, layer: dict[str, str]) -> str:
     return f"model.layers.{block}.{layer[part]}.{kind}"
 
 
-def _llama_tensor(config: transformers.LlamaConfig) -> Callable[[str, np.ndarray], tuple[str, np.ndarray]]:
+def _llama_tensor(config: transformers.LlamaConfig) -> Rename:
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
 
     def tensor(name: str, values: np.ndarray) -> tuple[str, np.ndarray]:

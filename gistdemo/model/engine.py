@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from gistdemo.errors import one_line
 from gistdemo.generation import FinishReason, RowReady, Sampling, TokenEvent
-from gistdemo.model.gist_cache import GistCache, stack
+from gistdemo.model.gist_cache import GistCache, keys_and_values, stack
 from gistdemo.model.gist_model import Compression, GistModel, gist_row, pad_left
 from gistdemo.model.sampling import choose, row_generators
 from gistdemo.prompts import PromptPlan
@@ -64,7 +64,9 @@ class EngineRow:
     decode_adapter: str | None = None
 
     def compression(self) -> Compression:
-        """Phase 1 of this row."""
+        """Phase 1 of this row. Raises: ValueError: slots are needed and not there."""
+        if self.slots is None:
+            raise ValueError("slots is None; a row whose prompt is compressed needs a tensor (k, E)")
         return gist_row(self.plan, self.slots, self.compress_adapter)
 
 
@@ -195,8 +197,8 @@ class Engine:
         except Exception as error:
             log.exception("reading the prompts failed")
             return None, [], failed | dict.fromkeys(alive, one_line(error)), None
-        layer = batch.cache.layers
-        per_position = sum(t.shape[1] * t.shape[3] * t.element_size() for one in layer for t in (one.keys, one.values))
+        keys, values = keys_and_values(batch.cache)
+        per_position = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (*keys, *values))
         return batch, [(row, per_position * int(n)) for row, n in zip(alive, batch.mask.sum(1), strict=True)], failed, logits
 
     def _compress_each(self, rows: Sequence[EngineRow]) -> tuple[dict[int, GistCache], dict[int, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +34,6 @@ class GistCache:
     next_position: Tensor
     positions: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if self.positions is None:
-            back = torch.arange(self.length, 0, -1, device=self.mask.device)
-            object.__setattr__(self, "positions", (self.next_position[:, None] - back).clamp(min=0))
-
     @property
     def rows(self) -> int:
         return self.mask.shape[0]
@@ -46,6 +42,13 @@ class GistCache:
     def length(self) -> int:
         """P, padding included."""
         return self.mask.shape[1]
+
+    def all_positions(self) -> Tensor:
+        """(B, P) int64: `positions`, or what they are where they were left out."""
+        if self.positions is not None:
+            return self.positions
+        back = torch.arange(self.length, 0, -1, device=self.mask.device)
+        return (self.next_position[:, None] - back).clamp(min=0)
 
     def bytes_per_row(self) -> list[int]:
         """Bytes of real keys and values per row: 2 x L x H x D x bytes x real positions; padding does not count."""
@@ -61,7 +64,7 @@ class GistCache:
             tuple(v[one, :, start:] for v in self.values),
             self.mask[one, start:],
             self.next_position[one],
-            self.positions[one, start:],
+            self.all_positions()[one, start:],
         )
 
     def followed_by(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,9 +72,9 @@ class GistCache:
         width = mask.shape[1]
         start = (width - mask.sum(1))[:, None]
         more = self.next_position[:, None] + torch.arange(width, device=mask.device)[None] - start
-        return torch.cat([self.mask, mask], 1), torch.cat([self.positions, more.clamp(min=0)], 1)
+        return torch.cat([self.mask, mask], 1), torch.cat([self.all_positions(), more.clamp(min=0)], 1)
 
-    def to_dynamic_cache(self, config) -> DynamicCache:
+    def to_dynamic_cache(self, config: Any) -> DynamicCache:
         """A transformers cache that starts with these tensors. Decoding appends to the copy, never to this object."""
         cache = growing_cache(config)
         if self.length:
@@ -80,13 +83,19 @@ class GistCache:
         return cache
 
 
-def empty_cache(config, rows: int, dtype: torch.dtype, device: torch.device | str) -> GistCache:
+def empty_cache(config: Any, rows: int, dtype: torch.dtype, device: torch.device | str) -> GistCache:
     """A cache of `rows` rows that holds nothing: P = 0, next position 0."""
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     nothing = torch.zeros(rows, config.num_key_value_heads, 0, head_size, dtype=dtype, device=device)
     tensors = (nothing,) * config.num_hidden_layers
     empty = torch.zeros(rows, 0, dtype=torch.long, device=device)
     return GistCache(tensors, tensors, empty, torch.zeros(rows, dtype=torch.long, device=device))
+
+
+def keys_and_values(cache: DynamicCache) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Keys, then values, of every layer of a transformers cache that a forward pass has filled: (B, H, T, D) each."""
+    layers: list[Any] = cache.layers  # some kinds of layer hold no keys; models that have them are refused when they are loaded
+    return tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers)
 
 
 def stack(caches: Sequence[GistCache]) -> GistCache:
@@ -104,5 +113,5 @@ def stack(caches: Sequence[GistCache]) -> GistCache:
         tuple(join([c.values[n] for c in caches]) for n in range(len(caches[0].values))),
         torch.cat([torch.nn.functional.pad(c.mask, (width - c.length, 0)) for c in caches]),
         torch.cat([c.next_position for c in caches]),
-        torch.cat([torch.nn.functional.pad(c.positions, (width - c.length, 0)) for c in caches]),
+        torch.cat([torch.nn.functional.pad(c.all_positions(), (width - c.length, 0)) for c in caches]),
     )

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from gistdemo.model.adapters import AdapterHost
-from gistdemo.model.gist_cache import GistCache, empty_cache
+from gistdemo.model.gist_cache import GistCache, empty_cache, keys_and_values
+from gistdemo.model.head import logits_of
 from gistdemo.model.window import attention_masks, growing_cache
 from gistdemo.prompts import PromptPlan
 
@@ -80,18 +82,20 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device | str, multiple
 class GistModel:
     """A backbone with its adapters, run in two phases. Holds no state of any request."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any):
         self.model = model
         self.config = model.config
         self.adapters = AdapterHost(model)
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     def empty(self, rows: int) -> GistCache:
         """The cache of rows without a compressed part."""
@@ -100,7 +104,8 @@ class GistModel:
     def embedding_of(self, token_id: int) -> Tensor:
         """(E,) copy of one input embedding, as the layers receive it: some models scale inside the embedding module (Gemma by sqrt(E))."""
         with torch.no_grad():
-            return self.model.get_input_embeddings()(torch.tensor([token_id], device=self.device))[0].clone()
+            made: Tensor = self.model.get_input_embeddings()(torch.tensor([token_id], device=self.device))
+            return made[0].clone()
 
     def compress(self, rows: Sequence[Compression]) -> GistCache:
         """Run each prompt once with its slots; keep keys and values of its first token (the sink) and of its slots.
@@ -138,7 +143,9 @@ class GistModel:
         means = (sums[end] - sums[start]) / (end - start)[:, None]
         return torch.cat([words, (row.slots + means).to(words)])
 
-    def _keep_sink_and_slots(self, whole: DynamicCache, position: Tensor, rows, lengths: list[int], most: int) -> GistCache:
+    def _keep_sink_and_slots(
+        self, whole: DynamicCache, position: Tensor, rows: Sequence[Compression], lengths: list[int], most: int
+    ) -> GistCache:
         """Gather [padding | sink | slots] from the right end of each row. position: (B, T) int64."""
         width = position.shape[1]
         kept = torch.zeros(len(rows), 1 + most, dtype=torch.long)
@@ -154,9 +161,10 @@ class GistModel:
         def pick(t: Tensor) -> Tensor:  # (B, H, T, D) -> (B, H, 1 + most, D)
             return t.gather(2, index.expand(-1, t.shape[1], -1, t.shape[3]))
 
+        keys, values = keys_and_values(whole)
         return GistCache(
-            tuple(pick(layer.keys) for layer in whole.layers),
-            tuple(pick(layer.values) for layer in whole.layers),
+            tuple(map(pick, keys)),
+            tuple(map(pick, values)),
             mask.to(self.device),
             torch.tensor([row.next_position for row in rows], device=self.device),
             position.gather(1, kept),
@@ -180,7 +188,7 @@ class GistModel:
         width = ids.shape[1]
         whole_mask, positions = cache.followed_by(mask)
         with self.adapters.using(adapter):
-            hidden = self.model.model(
+            hidden = self.model.base_model(
                 input_ids=ids,
                 attention_mask=self._masks(whole_mask, positions, width),
                 position_ids=positions[:, -width:],
@@ -191,10 +199,7 @@ class GistModel:
         for n, answer in enumerate(answers):
             predicts[n, width - len(answer) - 1 : width - 1] = True
         targets = torch.cat([torch.as_tensor(list(answer)) for answer in answers]).to(self.device)
-        head = self.model.lm_head
-        if among is None:
-            return head(hidden[predicts]), targets
-        return torch.nn.functional.linear(hidden[predicts], head.weight[among], None if head.bias is None else head.bias[among]), targets
+        return logits_of(self.model, hidden[predicts], among), targets
 
     def next_logits(self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Phase 2, one stretch of decoding: append ids (B, T) to the cache and return the last position's logits (B, V) in fp32.
@@ -212,4 +217,5 @@ class GistModel:
             use_cache=True,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float()
+        logits: Tensor = output.logits
+        return logits[:, -1].float()

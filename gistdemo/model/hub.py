@@ -77,7 +77,7 @@ def _hub_problem(error: BaseException) -> str:
 def _hub_bar(name: str, report: Progress) -> type:
     """A tqdm class that reports instead of drawing."""
 
-    class HubBar(tqdm.tqdm):
+    class HubBar(tqdm.tqdm):  # type: ignore[misc]  # tqdm comes without types
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)  # the hub client names its bars for its own switch
             super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})

@@ -24,14 +24,18 @@ def pack(model: Any) -> None:
     which the kernel takes back when memory is short. Call it after weights have their last value; a second call packs what is new.
     Does nothing where torch has no oneDNN, on other devices and for other precisions.
     """
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch gives it no types
         return
     for module in model.modules():
-        if type(module) is not torch.nn.Linear or isinstance(module.forward, _Packed):
-            continue
-        if module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
+        if _to_be_packed(module):
             module.forward = _Packed(module)
             page_out(module.weight.detach())
+
+
+def _to_be_packed(module: Any) -> bool:
+    if type(module) is not torch.nn.Linear or isinstance(module.forward, _Packed):
+        return False
+    return module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
 
 
 class _Packed:
@@ -44,5 +48,6 @@ class _Packed:
 
     def __call__(self, x: Tensor) -> Tensor:
         if torch.is_inference_mode_enabled() and x.dtype == torch.float32:
-            return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+            return product
         return linear(x, self._weight, self._bias)

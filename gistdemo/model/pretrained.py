@@ -72,7 +72,7 @@ def count_values(file: Path) -> int:
             header = json.loads(opened.read(length)) if 8 + length <= size else None
         tensors = [] if header is None else [entry for key, entry in header.items() if key != "__metadata__"]
         expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
-        values = sum(math.prod(entry["shape"]) for entry in tensors)
+        values: int = sum(math.prod(entry["shape"]) for entry in tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BackboneError(f"Weight file '{file}' cannot be read as safetensors ({one_line(error)}). Fetch the model again.") from error
     if header is None or expected != size:

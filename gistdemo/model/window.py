@@ -24,11 +24,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+# types whose forward pass takes one attention mask for all layers; without layer types they all slide. Read in transformers 5.23
+ONE_MASK = (
+    "blt", "doge", "ministral3", "mistral", "mixtral", "phi3", "phi4_multimodal", "phimoe", "qwen3_moe", "starcoder2",
+)  # fmt: skip
+
 
 def window_of(config: Any) -> int | None:
-    """How many positions a sliding layer sees, its own included. None: no layer of this model slides."""
+    """How many positions a sliding layer sees, its own included. None: no layer of this model slides, whatever else its config holds."""
     kinds = getattr(config, "layer_types", None)
-    slides = kinds is None or "sliding_attention" in kinds
+    slides = config.model_type in ONE_MASK if kinds is None else "sliding_attention" in kinds
     return getattr(config, "sliding_window", None) if slides else None
 
 
@@ -37,7 +42,7 @@ def growing_cache(config: Any) -> DynamicCache:
 
     Told of a window, transformers would keep the last window - 1 places only, padding and all, and `compress` would gather from those.
     """
-    return DynamicCache(config=config) if window_of(config) is None else DynamicCache()
+    return DynamicCache() if getattr(config, "sliding_window", None) else DynamicCache(config=config)
 
 
 def attention_masks(config: Any, mask: Tensor, positions: Tensor, new: int, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:

@@ -6,13 +6,8 @@ from typing import Any
 
 from gistdemo.checkpoint.manifest import Manifest
 from gistdemo.model.embedded import EMBEDDED
+from gistdemo.train.modes import MODES
 
-WHAT = {
-    "embeddings": "Gist vectors alone, trained with cross-entropy on reference answers; the backbone is frozen.",
-    "compressor": "Gist vectors and a LoRA adapter that is on only while compressing, distilled from the full prompt; the decoder is the backbone, untouched.",
-    "joint": "Gist vectors and weights that are on in both phases, trained with cross-entropy on reference answers, part of the steps with the full prompt: "
-    "instruction tuning and gist together.",
-}
 ANCHORED = (
     "Slots are anchored: each starts from its vector plus the mean embedding of its stretch of the instruction, at that stretch's position. "
     "Only the keys and values of the slots (and of one constant sink token) reach the decoder."
@@ -27,7 +22,7 @@ TARGETS = {
 
 def write_card(manifest: Manifest) -> str:
     """Markdown: what it is, how well it compresses, how it was made, licence."""
-    lines = [f"# {manifest.title}", "", manifest.summary or WHAT[manifest.mode], "", WHAT[manifest.mode], ""]
+    lines = [f"# {manifest.title}", "", manifest.summary or MODES[manifest.mode].card, "", MODES[manifest.mode].card, ""]
     lines += [f"- Backbone: `{manifest.backbone}` (`{manifest.backbone_digest[:19]}...`)"]
     lines += [
         f"- Mode: `{manifest.mode}`; gist tokens: {manifest.max_k} (trained budgets {', '.join(map(str, manifest.trained_k)) or 'none'})",
@@ -58,7 +53,7 @@ def _licence(manifest: Manifest) -> list[str]:
     ]
     if model and model.notice:
         changed = "The files here are changes to that model: " + (
-            "its weights were tuned." if manifest.mode == "joint" else "what is added to it."
+            "its weights were tuned." if manifest.has_backbone_adapter or manifest.has_weights else "what is added to it."
         )
         lines += [f"{model.notice}. {changed}"]
     return [*lines, "The training rows are in part CC BY-NC 4.0 (Alpaca): treat this checkpoint as non-commercial."]

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gistdemo.checkpoint.manifest import MODES, NAME, NAME_RULE
+from gistdemo.checkpoint.manifest import NAME, NAME_RULE
 from gistdemo.data.alpaca import source_name
 from gistdemo.errors import UsageError
+from gistdemo.model.lora_targets import ATTENTION
+from gistdemo.train.modes import MODES
 
 DTYPES = ("auto", "float32", "bfloat16")
 WEIGHTS = ("lora", "all")
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def _setting(help: str, *default: Any) -> Any:
@@ -28,10 +28,7 @@ def _setting(help: str, *default: Any) -> Any:
 class TrainConfig:
     """Settings of one training run. Lengths are in tokens, counts of steps are optimizer steps."""
 
-    mode: str = _setting(
-        "embeddings: gist vectors only; compressor: gist vectors and LoRA in phase 1, distilled from the full prompt; joint: gist vectors "
-        "and weights in both phases, as in the paper"
-    )
+    mode: str = _setting("; ".join(f"{mode.name}: {mode.meaning}" for mode in MODES.values()))
     name: str = _setting("name of the checkpoint")
     data: str = _setting("Alpaca file or hub dataset id")
     backbone: str = _setting("embedded model, hub id or folder", "smollm2-135m-instruct")
@@ -85,7 +82,7 @@ class TrainConfig:
         if wrong:
             yield from wrong  # the checks of values below would stumble over them
             return
-        for field, allowed in (("mode", MODES), ("weights", WEIGHTS), ("dtype", DTYPES)):
+        for field, allowed in (("mode", tuple(MODES)), ("weights", WEIGHTS), ("dtype", DTYPES)):
             if getattr(self, field) not in allowed:
                 yield f"{field} is '{getattr(self, field)}', allowed are {', '.join(allowed)}"
         if not NAME.fullmatch(self.name):
@@ -123,8 +120,15 @@ class TrainConfig:
 
     def _has_type(self, field: dataclasses.Field[Any]) -> bool:
         value = getattr(self, field.name)
-        kinds = {"bool": bool, "str": str, "int": int, "float": (int, float), "tuple[int, ...]": tuple, "tuple[str, ...]": tuple}
-        items = {"tuple[int, ...]": int, "tuple[str, ...]": str}.get(str(field.type), object)
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "bool": bool,
+            "str": str,
+            "int": int,
+            "float": (int, float),
+            "tuple[int, ...]": tuple,
+            "tuple[str, ...]": tuple,
+        }
+        items: type = {"tuple[int, ...]": int, "tuple[str, ...]": str}.get(str(field.type), object)
         fits = isinstance(value, kinds[str(field.type)]) and isinstance(value, bool) == (field.type == "bool")
         return fits and (not isinstance(value, tuple) or all(isinstance(item, items) for item in value))
 
@@ -168,4 +172,5 @@ class TrainConfig:
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
         if unknown or missing:
             raise UsageError(f"Training settings: unknown {', '.join(unknown) or '-'}; missing {', '.join(missing) or '-'}.")
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+        plain: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**plain)

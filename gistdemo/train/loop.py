@@ -176,7 +176,8 @@ class Loop:
             building.unlink(missing_ok=True)
 
     def _load(self, name: str) -> dict[str, Any]:
-        return torch.load(self.run_dir / name, weights_only=True, map_location="cpu")
+        state: dict[str, Any] = torch.load(self.run_dir / name, weights_only=True, map_location="cpu")
+        return state
 
     def _set_parameters(self, values: list[Tensor]) -> None:
         with torch.no_grad():
@@ -195,8 +196,9 @@ class Loop:
             raise TrainingError(text) from error
         self.seconds, self.evaluation = state["seconds"], state["evaluation"]
         self.best = tuple(state["best"]) if state["best"] else None
-        log.info("resumed at step %d of %d", state["step"], self.config.steps)
-        return state["step"]
+        step: int = state["step"]
+        log.info("resumed at step %d of %d", step, self.config.steps)
+        return step
 
 
 def _out_of_memory(config: TrainConfig, step: int) -> str:
@@ -215,5 +217,6 @@ def _require_number(name: str, value: Tensor, step: int) -> None:
 
 def recent_loss(path: Path, steps: int = 10) -> float:
     """Mean loss of the last steps of a metrics.jsonl."""
-    losses = [record["loss"] for line in path.read_text(encoding="utf-8").splitlines() if "loss" in (record := json.loads(line))]
-    return sum(losses[-steps:]) / len(losses[-steps:])
+    records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    losses: list[float] = [record["loss"] for record in records if "loss" in record][-steps:]
+    return sum(losses) / len(losses)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,15 +17,17 @@ from torch.nn import Parameter
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.evaluate.answers import generate, judged
+from gistdemo.evaluate.answers import generate
 from gistdemo.evaluate.own_answers import own_answers
 from gistdemo.evaluate.recovery import Judged, measure_recovery
+from gistdemo.metrics import assess
 from gistdemo.model.engine import Engine, EngineRow
+from gistdemo.model.gist_cache import GistCache
 from gistdemo.model.gist_model import GistModel, gist_row
-from gistdemo.prompts import Example, PromptEncoder, plan
+from gistdemo.prompts import EncodedPrompt, Example, PromptEncoder, plan
 from gistdemo.settings import Settings
-from gistdemo.train.batches import draw
 from gistdemo.train.config import TrainConfig
+from gistdemo.train.modes import MODES
 from gistdemo.train.rows import TrainingRows
 from gistdemo.train.vocabulary import Part, Vocabulary
 
@@ -41,66 +44,78 @@ class Ground:
     encoder: PromptEncoder
     digest: str
 
-    @property
-    def teacher_key(self) -> str:
-        """Names weights, their precision and the template: what a stored answer depends on."""
-        return f"{self.digest}/{str(self.model.dtype).removeprefix('torch.')}/{self.encoder.template.name}"
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model said to the answers of some rows. logits: (N, C) over `part`, fp32; targets: (N,) places in it.
+
+    pool: which rows they are (see `TrainingRows.batch`), "" where they were not drawn. numbers: what is recorded of it.
+    """
+
+    rows: Sequence[Judged]
+    part: Part
+    logits: Tensor
+    targets: Tensor
+    pool: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def cross_entropy(self) -> Tensor:
+        """Mean over the answer tokens, nats."""
+        return cross_entropy(self.logits, self.targets)
 
 
 class GistLearning:
-    """Gist vectors: alone (`embeddings`), with a compressor taught by the full prompt (`compressor`), or with weights that are
-    on in both phases (`joint`).
-
-    Loss: `compressor`: KL to the full prompt + a share of cross-entropy; the others: cross-entropy on reference answers.
-    """
+    """Gist vectors, and whatever the mode trains beside them, learning from rows; the mode's `loss` puts the pieces here together."""
 
     def __init__(self, config: TrainConfig, ground: Ground, settings: Settings, should_stop: Callable[[], bool] = lambda: False):
         self.config, self.ground, self._should_stop = config, ground, should_stop
-        self.distils = config.mode == "compressor"
+        self.mode = MODES[config.mode]
         model = ground.model
         self.slots = Parameter(initial_slots(model, ground.encoder, config))
         self.initial = self.slots.detach().clone()
         self.compress_adapter: str | None = None
         self.decode_adapter: str | None = None
         self._weights: list[Parameter] = []
-        if config.mode == "joint":
-            self._tune_both_phases()
-        elif self.distils:
-            model.adapters.create(TRAINED, config.rank, config.alpha, config.targets, config.seed)
-            self.compress_adapter = TRAINED
-            self._weights = list(model.adapters.parameters(TRAINED).values())
+        if self.mode.adapts != "nothing":
+            self._tune()
         self.rows = TrainingRows(config, ground.encoder)
         self.judged = {"references": self.rows.held}
         self._known: dict[str, dict[str, Any]] = {}
-        if self.distils:
+        if self.mode.own_answers:
             self._generate_own(settings)
         if self.rows.held_long:
             self.judged["long_references"] = self.rows.held_long
         answers = [*(row.answer for row in (*self.rows.train, *self.rows.long)), *self.rows.own.values()]
         self.vocabulary = Vocabulary(model.config.vocab_size, answers, config.sampled_vocabulary, config.seed, model.device)
 
-    def _tune_both_phases(self) -> None:
-        """Mode joint: one adapter in both phases, or all weights."""
+    @property
+    def decoder_moves(self) -> bool:
+        """Whether training changes how the full prompt is answered."""
+        return self.mode.adapts == "both phases"
+
+    def _tune(self) -> None:
+        """One adapter, while compressing or in both phases; or all weights."""
         config, adapters = self.config, self.ground.model.adapters
-        if config.weights == "all":
+        if self.decoder_moves and config.weights == "all":
             self._weights = [p.requires_grad_(True) for p in self.ground.model.model.parameters()]
             return
         adapters.create(TRAINED, config.rank, config.alpha, config.targets, config.seed)
-        self.compress_adapter = self.decode_adapter = TRAINED
+        self.compress_adapter, self.decode_adapter = TRAINED, TRAINED if self.decoder_moves else None
         self._weights = list(adapters.parameters(TRAINED).values())
 
     def _generate_own(self, settings: Settings) -> None:
         """The teacher's own answers: of some rows to learn from, of all held-out rows to judge by."""
         ground = self.ground
 
-        def answers(prompts):
+        def answers(prompts: Sequence[EncodedPrompt]) -> list[tuple[int, ...]]:
             return own_answers(
                 ground.engine,
                 ground.encoder.stop_ids,
                 prompts,
                 None,
                 self.config.answer_tokens,
-                ground.teacher_key,
+                ground.digest,
                 settings.cache_dir,
                 self._should_stop,
             )
@@ -118,38 +133,42 @@ class GistLearning:
         return groups
 
     def loss(self, batch: int) -> tuple[Tensor, dict[str, float]]:
-        config = self.config
-        rows, pool = self.rows.batch(batch)
-        part = self.vocabulary.of(batch)
-        if config.mode == "joint" and draw(config.seed, "condition", batch).random() < config.full_share:
-            logits, targets = self._full_logits(rows, part)
-            hard = cross_entropy(logits, targets)
-            return hard, {"full": 1.0, "cross_entropy": hard.item(), "tokens": float(len(targets))}
-        k = self.rows.budget(batch, pool)
-        logits, targets = self._gist_logits(rows, k, part)
-        hard = cross_entropy(logits, targets)
-        numbers = {"k": float(k), "cross_entropy": hard.item(), "tokens": float(len(targets))}
-        if not (self.distils or config.distillation_weight):
-            return hard, numbers
-        with torch.no_grad():
-            teacher = log_softmax(self._full_logits(rows, part)[0], -1)
-        soft = kl_div(log_softmax(logits, -1), teacher, log_target=True, reduction="batchmean")
-        numbers |= {"kl": soft.item()}
-        if not self.distils:
-            return hard + config.distillation_weight * soft, numbers
-        numbers |= {"own": float(pool.endswith("own")), "long": float(pool.startswith("long"))}
-        return soft + config.cross_entropy_weight * hard, numbers
+        """What the step minimises (scalar, nats per token), and what is recorded of it."""
+        return self.mode.loss(self, batch)
 
-    def _gist_logits(self, rows: Sequence[Judged], k: int, part: Part) -> tuple[Tensor, Tensor]:
-        """Logits over a part of the vocabulary, fp32, and the places of the targets in it; the same in `_full_logits`."""
+    def with_gist(self, batch: int) -> Seen:
+        """The answers of a batch after its rows' gists, of a budget drawn for the batch."""
+        rows, pool = self.rows.batch(batch)
+        k = self.rows.budget(batch, pool)
+        seen = self.after_gist(rows, k, self.vocabulary.of(batch))
+        return replace(seen, pool=pool, numbers={"k": float(k)} | seen.numbers)
+
+    def with_full_prompt(self, batch: int) -> Seen:
+        """The answers of a batch after its rows' full prompts."""
+        rows, pool = self.rows.batch(batch)
+        return replace(self.after_full_prompt(rows, self.vocabulary.of(batch)), pool=pool)
+
+    def divergence(self, seen: Seen) -> Tensor:
+        """KL of what was seen to the full prompt under the weights of the moment, nats per token; no gradient reaches the full prompt."""
+        with torch.no_grad():
+            teacher = log_softmax(self.after_full_prompt(seen.rows, seen.part).logits, -1)
+        return kl_div(log_softmax(seen.logits, -1), teacher, log_target=True, reduction="batchmean")
+
+    def after_gist(self, rows: Sequence[Judged], k: int, part: Part) -> Seen:
+        """The answers of rows after their gists of k tokens, over a part of the vocabulary."""
         plans = [plan(row.encoded, CONDITIONS["gist"], k, self.config.anchored) for row in rows]
         cache = self.ground.model.compress([gist_row(p, self.slots, self.compress_adapter) for p in plans])
-        answers = [r.answer for r in rows]
-        return part.seen(*self.ground.model.answer_logits(cache, [p.prompt_ids for p in plans], answers, self.decode_adapter, part.ids))
+        return self._seen(rows, part, cache, [p.prompt_ids for p in plans])
 
-    def _full_logits(self, rows: Sequence[Judged], part: Part) -> tuple[Tensor, Tensor]:
-        model, prompts, answers = self.ground.model, [r.encoded.ids() for r in rows], [r.answer for r in rows]
-        return part.seen(*model.answer_logits(model.empty(len(rows)), prompts, answers, self.decode_adapter, part.ids))
+    def after_full_prompt(self, rows: Sequence[Judged], part: Part) -> Seen:
+        """The answers of rows after their full prompts, over a part of the vocabulary."""
+        return self._seen(rows, part, self.ground.model.empty(len(rows)), [row.encoded.ids() for row in rows])
+
+    def _seen(self, rows: Sequence[Judged], part: Part, cache: GistCache, prompts: Sequence[Sequence[int]]) -> Seen:
+        answers = [row.answer for row in rows]
+        logits, targets = part.seen(*self.ground.model.answer_logits(cache, prompts, answers, self.decode_adapter, part.ids))
+        seen = Seen(rows, part, logits, targets)
+        return replace(seen, numbers={"cross_entropy": seen.cross_entropy.item(), "tokens": float(len(targets))})
 
     def evaluate(self) -> dict[str, Any]:
         """Recovery at `watched_k` on every set of held-out rows; how far the vectors have moved from where they started."""
@@ -157,7 +176,7 @@ class GistLearning:
         result: dict[str, Any] = {}
         for name, rows in self.judged.items():
             adapters = (self.compress_adapter, self.decode_adapter)
-            known = self._known.get(name) if config.mode != "joint" else None  # a frozen decoder's own NLLs stay
+            known = None if self.decoder_moves else self._known.get(name)  # a frozen decoder's own NLLs stay
             result[name] = self._known[name] = measure_recovery(
                 self.ground.model, rows, self.slots.detach(), (config.watched_k,), *adapters, config.anchored, known
             )
@@ -177,10 +196,10 @@ class GistLearning:
         return _samples(self.ground.engine, rows, [e for e in examples for _ in range(2)], config.sample_tokens)
 
     def score(self, evaluation: dict[str, Any]) -> float | None:
-        """Mean recovery over the sets of rows; for `joint`, whose scale moves with the weights, minus the NLL with the gist."""
+        """Mean recovery over the sets of rows; where the decoder moves, and the scale of recovery with it, minus the NLL with the gist."""
         k = str(self.config.watched_k)
-        if self.config.mode == "joint":
-            return -evaluation["references"]["by_k"][k]["nll_gist"]
+        if self.decoder_moves:
+            return -float(evaluation["references"]["by_k"][k]["nll_gist"])
         found = [evaluation[name]["by_k"][k]["recovery"] for name in self.judged]
         return None if None in found else sum(found) / len(found)
 
@@ -193,9 +212,9 @@ def _samples(engine: Engine, rows: Sequence[EngineRow], examples: Sequence[Examp
         return []
     kept = []
     for row, example, made in zip(rows, examples, generate(engine, rows, limit), strict=True):
-        found = judged(made, example)
+        found = assess(made["text"], example)
         words = {"instruction": example.instruction, "input": example.input, "condition": row.plan.condition, "text": made["text"]}
-        kept.append(words | {"tokens": made["tokens"], "verdict": found["verdict"], "flags": found["flags"]})
+        kept.append(words | {"tokens": made["tokens"], "verdict": found.verdict, "flags": found.codes})
     return kept
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from gistdemo.errors import UsageError, first_line
+from gistdemo.model.lora_targets import ALL_LINEAR
 from gistdemo.settings import Settings
-from gistdemo.train.config import ALL_LINEAR, TrainConfig
+from gistdemo.train.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,10 @@ class TrainingRows:
             raise DataError(f"{text} have {LONG_TOKENS} tokens to compress; at least 1 and 2 are needed. Set long_share to 0.")
         self.marks = {instruction_mark(example) for example in train}
         self.own: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._orders = {"reference": self._order(self.train), "long reference": self._order(self.long)}
-        self._pools = {"reference": self.train, "long reference": self.long}
+        self._orders: dict[str, StepOrder] = {}  # of pools that have rows
+        self._pools: dict[str, list[Judged]] = {}
+        self._offer("reference", self.train)
+        self._offer("long reference", self.long)
         too_long = len(train) - len(self.train)
         self.held_examples = held_all.examples[:count]
         self._described = {
@@ -80,7 +82,7 @@ class TrainingRows:
             self.own |= dict(zip([p.ids() for p in prompts], answers(prompts), strict=True)) if prompts else {}
         for name, rows in (("own", self.train), ("long own", self.long)):
             own = [Judged(row.encoded, self.own[row.encoded.ids()]) for row in rows if row.encoded.ids() in self.own]
-            self._pools[name], self._orders[name] = own, self._order(own)
+            self._offer(name, own)
 
     def batch(self, step: int) -> tuple[list[Judged], str]:
         """Rows of a batch, with the answers to learn from, and the name of their pool: reference, own, long reference or long own."""
@@ -88,7 +90,7 @@ class TrainingRows:
         long = config.long_share and draw(config.seed, "long", step).random() < config.long_share
         own = draw(config.seed, "answers", step).random() < config.teacher_share
         name = ("long " if long else "") + ("own" if own else "reference")
-        if self._orders.get(name) is None:
+        if name not in self._orders:
             name = "long reference" if long else "reference"
         order = self._orders[name]
         return [self._pools[name][n] for n in order.rows(step)], name
@@ -138,6 +140,9 @@ class TrainingRows:
     def _encode_long(self, examples: Iterable[Example]) -> Encoded:
         return self._encode((self._encoder.joined(example) for example in examples), LONG_TOKENS)
 
-    def _order(self, rows: Sequence[Judged]) -> StepOrder | None:
-        lengths = [len(row.encoded.ids()) + len(row.answer) for row in rows]
-        return StepOrder(lengths, self.config.batch_size, self.config.seed) if rows else None
+    def _offer(self, name: str, rows: list[Judged]) -> None:
+        """Let the steps draw from a pool."""
+        self._pools[name] = rows
+        if rows:
+            lengths = [len(row.encoded.ids()) + len(row.answer) for row in rows]
+            self._orders[name] = StepOrder(lengths, self.config.batch_size, self.config.seed)

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, Manifest
+from gistdemo.checkpoint.manifest import BACKBONE_ADAPTER_DIR, COMPRESSOR_DIR, Manifest, read_manifest
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import find_checkpoint, find_row, list_checkpoints
+from gistdemo.checkpoint.registry import find_row, list_checkpoints
 from gistdemo.checkpoint.store import describe, save_checkpoint
 from gistdemo.errors import TrainingError
 from gistdemo.evaluate.earlier_format import training_metrics
@@ -32,6 +32,7 @@ from gistdemo.settings import Settings
 from gistdemo.train.card import write_card
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop, recent_loss
+from gistdemo.train.modes import MODES
 from gistdemo.train.objectives import TRAINED, GistLearning, Ground
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def train(
     last = Loop(config, objective, run_dir, should_stop).run()
     folder = out or run_dir / "checkpoint"
     _export(config, objective, ground, settings, last, folder)
-    _write_metrics(run_dir, find_checkpoint(str(folder), settings.checkpoint_dirs).manifest)
+    _write_metrics(run_dir, read_manifest(folder))
     held = {"": objective.rows.held} | ({"long": objective.rows.held_long} if objective.rows.held_long else {})
     _judge(folder, held, config, settings)
     log.info("checkpoint written: %s", folder)
@@ -69,10 +70,11 @@ def train(
 
 def training_dtype(config: TrainConfig, device: str) -> torch.dtype:
     """Precision of the frozen weights during training. Weights that are trained themselves stay in float32."""
-    if config.weights == "all" and config.mode == "joint":
+    if config.weights == "all" and MODES[config.mode].adapts == "both phases":
         return torch.float32
     if config.dtype != "auto":
-        return getattr(torch, config.dtype)
+        chosen: torch.dtype = getattr(torch, config.dtype)
+        return chosen
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     able = torch.cpu.get_capabilities()
@@ -103,8 +105,9 @@ def _claim(run_dir: Path, config: TrainConfig) -> None:
 
 
 def _export(config: TrainConfig, objective: GistLearning, ground: Ground, settings: Settings, last: dict[str, Any], out: Path) -> None:
-    whole = config.mode == "joint" and config.weights == "all"
-    adapters = {"compressor": {COMPRESSOR_DIR: TRAINED}, "joint": {} if whole else {BACKBONE_ADAPTER_DIR: TRAINED}}.get(config.mode, {})
+    whole = objective.decoder_moves and config.weights == "all"
+    places = {"nothing": {}, "compression": {COMPRESSOR_DIR: TRAINED}, "both phases": {} if whole else {BACKBONE_ADAPTER_DIR: TRAINED}}
+    adapters = places[objective.mode.adapts]
     manifest = Manifest(
         name=config.name,
         title=config.title or config.name,
@@ -155,6 +158,7 @@ def _judge(folder: Path, held: dict[str, Any], config: TrainConfig, settings: Se
     """Measure the saved checkpoint and write the figures into its manifest and card."""
     base, loaded = ModelPool(settings).row(find_row(str(folder), settings))
     figures = judge(base, loaded, held, config.ks, config.answer_tokens, settings)
-    manifest = dataclasses.replace(loaded.manifest, recovery=loaded.manifest.recovery | figures)
+    manifest = read_manifest(folder)
+    manifest = dataclasses.replace(manifest, recovery=manifest.recovery | figures)
     describe(folder, manifest, write_card(manifest))
     log.info("recovery of the saved checkpoint: %s", json.dumps(figures))

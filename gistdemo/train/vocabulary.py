@@ -15,15 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NOTHING = torch.empty(0)
+
 
 @dataclass(frozen=True)
 class Part:
     """The tokens of one step. ids: (C,) token ids, None for the whole vocabulary. weight: (C,) logarithm of how many tokens each stands
-    for. place: (V,) where a token stands in ids; meaningless for those that are not there."""
+    for. place: (V,) where a token stands in ids; meaningless for those that are not there. Without ids both are empty."""
 
     ids: Tensor | None = None
-    weight: Tensor | None = None
-    place: Tensor | None = None
+    weight: Tensor = NOTHING
+    place: Tensor = NOTHING
 
     def seen(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, C) in fp32, those of drawn tokens raised for the tokens they stand for, and the places of the targets (N,)."""

@@ -7,18 +7,19 @@ from typing import Any
 
 import gradio as gr
 
-from gistdemo import __version__
 from gistdemo.checkpoint.pool import ModelPool
+from gistdemo.checkpoint.registry import budgets
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, ExampleSources
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.jobs.queue import Jobs
+from gistdemo.jobs.watch import Watch
+from gistdemo.present import panels
 from gistdemo.settings import Settings
-from gistdemo.ui import panels
 from gistdemo.ui.checkpoints_tab import CheckpointsTab
 from gistdemo.ui.compare_tab import CompareTab
 from gistdemo.ui.evaluate_tab import EvaluateTab
-from gistdemo.ui.train_tab import TrainTab, Watch
+from gistdemo.ui.train_tab import TrainTab
 from gistdemo.ui.warm_up import WarmUp
 
 
@@ -37,7 +38,7 @@ def build_app(
     warm_up, watch = WarmUp(settings, pool), Watch(Jobs(settings.runs_dir))
     with gr.Blocks(title="gistdemo: full, gist and truncated prompts side by side", analytics_enabled=False) as page:
         with gr.Row(elem_classes="gd-header"):
-            gr.HTML(HEADER, padding=False)
+            gr.HTML(panels.header(), padding=False)
             with gr.Column(min_width=260):
                 status = gr.HTML(panels.status(warm_up.opening(), 0.0, "busy"), padding=False, elem_id="gd-status-line")
                 models = gr.HTML("", padding=False, elem_id="gd-models")
@@ -78,14 +79,14 @@ def _open_in_compare(tabs: gr.Tabs, tab: CompareTab, evaluation: EvaluateTab, tr
     def rows(names: list[str]) -> Any:
         return gr.CheckboxGroup(tab.checkpoint_choices(), value=names)
 
-    def row_of_evaluation(chosen, number, checkpoint, k) -> list[Any]:
+    def row_of_evaluation(chosen: str | None, number: float | None, checkpoint: str | None, k: str | None) -> list[Any]:
         found = evaluation.to_compare(chosen, number, checkpoint, k)
         if found is None:
             raise gr.Error("Click a row of the table first.", print_exception=False)
         texts = [found["example"][name] for name in ("instruction", "input", "output")]
         return [gr.Tabs(selected="compare"), *texts, rows(found["checkpoints"]), list(DEFAULT_CONDITIONS), found["k"]]
 
-    def checkpoint_of_job(job_id) -> list[Any]:
+    def checkpoint_of_job(job_id: str | None) -> list[Any]:
         try:
             names = training.to_compare(job_id)
         except GistDemoError as error:
@@ -125,7 +126,12 @@ def from_query(query: dict[str, str], tab: CompareTab) -> list[Any]:
     # a link with an instruction says everything about the example: its empty fields are empty
     texts = [query.get(name, "") if "instruction" in query else gr.skip() for name in ("instruction", "input", "reference")]
     limit = tab.settings.max_new_tokens
-    rest = [number("k", int, 1, 16), number("limit", int, 1, limit), number("temperature", float, 0, 2), number("top_p", float, 0.05, 1)]
+    rest = [
+        number("k", int, 1, max(budgets(tab.settings))),
+        number("limit", int, 1, limit),
+        number("temperature", float, 0, 2),
+        number("top_p", float, 0.05, 1),
+    ]
     return [*texts, several("checkpoints", names), several("conditions", list(CONDITIONS)), *rest, number("seed", int, 0, 2**31)]
 
 
@@ -143,17 +149,3 @@ def page_arguments(assets: Path) -> dict[str, Any]:
         "head": f"<script>{script}</script>",
         "favicon_path": assets / "icon.svg",
     }
-
-
-HEADER = f"""
-<div class="gd-brand">
-  <svg viewBox="0 0 32 32" width="30" height="30" aria-hidden="true"><g fill="currentColor">
-  <rect x="2" y="6" width="12" height="3" rx="1.5"/><rect x="2" y="12" width="9" height="3" rx="1.5"/><rect x="2" y="18" width="12" height="3" rx="1.5"/>
-  <rect x="2" y="24" width="7" height="3" rx="1.5"/>
-  <path d="M16 8l6 8-6 8" fill="none" stroke="currentColor" stroke-width="2" stroke-linecap="round" stroke-linejoin="round"/>
-  <circle cx="27" cy="12" r="3"/><circle cx="27" cy="20" r="3"/></g></svg>
-  <div><h1>gistdemo</h1><p>What is really degenerate, and why: full, gist and truncated prompts side by side</p></div>
-  <button type="button" id="gd-theme" onclick="gistdemoTheme()" aria-label="switch between light and dark">◐</button>
-  <small>v{__version__}</small>
-</div>
-"""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from gistdemo.checkpoint.archive import pack
 from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.jobs.queue import Jobs
-from gistdemo.jobs.uses import delete_checkpoint, import_checkpoint
+from gistdemo.present import panels
+from gistdemo.present.checkpoint_cards import checkpoints
+from gistdemo.services import delete_checkpoint, import_checkpoint
 from gistdemo.settings import Settings
-from gistdemo.ui import panels
 
 
 class CheckpointsTab:
@@ -22,7 +25,8 @@ class CheckpointsTab:
 
     def __init__(self, settings: Settings, jobs: Jobs):
         self.settings, self.jobs = settings, jobs
-        self._zips = tempfile.TemporaryDirectory(prefix="gistdemo-zips-")  # one per checkpoint at most; goes with the server
+        self._zips = Path(tempfile.mkdtemp(prefix="gistdemo-zips-"))  # one per checkpoint at most
+        weakref.finalize(self, shutil.rmtree, self._zips, ignore_errors=True)  # it goes with the server
 
     def build(self, status: gr.HTML) -> None:
         """Lay the tab out. status: the page's status line."""
@@ -50,7 +54,7 @@ class CheckpointsTab:
         return [entry.name for entry in list_checkpoints(self.settings.checkpoint_dirs)]
 
     def shown(self) -> str:
-        return panels.checkpoints(list_checkpoints(self.settings.checkpoint_dirs))
+        return checkpoints(list_checkpoints(self.settings.checkpoint_dirs))
 
     def refresh(self, chosen: str | None) -> tuple[str, Any]:
         """Listing and choices of this moment."""
@@ -61,7 +65,7 @@ class CheckpointsTab:
         """Make the zip of a checkpoint and offer it."""
         try:
             entry = self._entry(name)
-            path = pack(entry.folder, Path(self._zips.name))
+            path = pack(entry.folder, self._zips)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
         size = path.stat().st_size / 1e6

@@ -1,4 +1,4 @@
-"""The Compare tab: widgets and wiring. Handlers are methods of plain values; drawing is in `cells.py`."""
+"""The Compare tab: widgets and wiring. Handlers are methods of plain values; drawing is in `gistdemo.present`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 import gradio as gr
 
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import ModelRow, find_row, list_rows
+from gistdemo.checkpoint.registry import ModelRow, budgets, find_row, list_rows
 from gistdemo.compare import compare, reusable
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, ExampleSources, Listed, search, surprise
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.generation import Sampling
 from gistdemo.grid import Cell, CompareRequest, Snapshot
+from gistdemo.present import cells, panels
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
-from gistdemo.ui import cells, panels
 
 log = logging.getLogger(__name__)
 SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
 INPUT_FILTERS = {"all": None, "with input": True, "no input": False}
-BUDGETS = (1, 2, 4, 8, 16)
 DEFAULT_ROWS = ("base", "base-joint", "instruct")
+Shown = tuple[Any, Any, Any, Any, Any]  # grid, tokens seen, status, export, last comparison
 OPENING = 73  # the embedded example in the form at the start: its first four tokens say nothing of its subject
 
 
@@ -88,7 +88,7 @@ class CompareTab:
                 self._browser(first_source)
             with gr.Column(scale=7, min_width=340, elem_classes="gd-form"):
                 self._form(usable)
-        self.grid = gr.HTML(EMPTY_GRID, elem_id="gd-grid", padding=False)
+        self.grid = gr.HTML(cells.empty_grid(), elem_id="gd-grid", padding=False)
         with gr.Accordion("What the model sees: every prompt token and what became of it", open=False, elem_id="gd-seen"):
             self.seen = gr.HTML(cells.seen_by_model(Snapshot((), "", None, True)), padding=False)
         with gr.Row(elem_classes="gd-after"):
@@ -159,7 +159,13 @@ class CompareTab:
         self.notice = gr.HTML(panels.notices(row.backbone for row in self.rows_offered()), padding=False, elem_id="gd-notice")
         with gr.Row(elem_classes="gd-tight gd-action"):
             self.k = gr.Slider(
-                1, BUDGETS[-1], value=4, step=1, label="k: gist tokens, and the budget of Truncated", elem_id="gd-k", scale=3
+                1,
+                max(budgets(self.settings)),
+                value=4,
+                step=1,
+                label="k: gist tokens, and the budget of Truncated",
+                elem_id="gd-k",
+                scale=3,
             )
             self.go = gr.Button("Compare", variant="primary", elem_id="gd-compare", scale=1, min_width=110)
             self.stop = gr.Button("Stop", variant="stop", elem_id="gd-stop", scale=1, min_width=80)
@@ -272,7 +278,7 @@ class CompareTab:
         example = surprise(found).example
         return example.instruction, example.input, example.output
 
-    def load_source(self, path: str):
+    def load_source(self, path: str) -> tuple[Any, Any, Any, str]:
         """Switch the table to another source; on failure everything stays and the status line says why."""
         source = path.strip() or EMBEDDED
         try:
@@ -292,24 +298,59 @@ class CompareTab:
         )
 
     def run(
-        self, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, page: gr.Request
-    ) -> Iterator[tuple]:
+        self,
+        instruction: str | None,
+        given: str | None,
+        reference: str | None,
+        checkpoints: list[str],
+        conditions: list[str],
+        k: float,
+        limit: float,
+        temperature: float,
+        top_p: float,
+        seed: float | None,
+        page: gr.Request,
+    ) -> Iterator[Shown]:
         """Compare and stream: yields (grid, tokens seen, status, export, last comparison)."""
         request = self._request(instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed)
         yield from self._watch(request, str(page.session_hash))
 
     def rerun(
-        self, last, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, page: gr.Request
-    ) -> Iterator[tuple]:
+        self,
+        last: tuple[CompareRequest, tuple[Cell, ...]] | None,
+        instruction: str | None,
+        given: str | None,
+        reference: str | None,
+        checkpoints: list[str],
+        conditions: list[str],
+        k: float,
+        limit: float,
+        temperature: float,
+        top_p: float,
+        seed: float | None,
+        page: gr.Request,
+    ) -> Iterator[Shown]:
         """After a move of k: compare again if something has been compared, or is being compared just now; keep what k does not touch."""
         if last is None and not self.running.has(str(page.session_hash)):
-            yield (gr.skip(),) * 5
+            yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         request = self._request(instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed)
         kept = reusable(last[1], last[0], request) if last else ()
         yield from self._watch(request, str(page.session_hash), kept)
 
-    def _request(self, instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed) -> CompareRequest:
+    def _request(
+        self,
+        instruction: str | None,
+        given: str | None,
+        reference: str | None,
+        checkpoints: list[str],
+        conditions: list[str],
+        k: float,
+        limit: float,
+        temperature: float,
+        top_p: float,
+        seed: float | None,
+    ) -> CompareRequest:
         """The form's values as a request: rows in the order of the registry, columns in the order of the conditions."""
         sampling = Sampling(int(limit), float(temperature), float(top_p), int(seed or 0))
         order = [name for _, name in self.checkpoint_choices()]
@@ -317,7 +358,7 @@ class CompareTab:
         columns = tuple(c for c in CONDITIONS if c in conditions)
         return CompareRequest(Example(instruction or "", given or "", reference or ""), chosen, columns, int(k), sampling)
 
-    def _watch(self, request: CompareRequest, page: str, kept: tuple[Cell, ...] = ()) -> Iterator[tuple]:
+    def _watch(self, request: CompareRequest, page: str, kept: tuple[Cell, ...] = ()) -> Iterator[Shown]:
         shown = {row.name: row for row in self.rows_offered()}
         stop = self.running.start(page)
         try:
@@ -345,13 +386,6 @@ class CompareTab:
         if not self.running.stop(str(page.session_hash)):
             return panels.status("Nothing is running")
         return panels.status("Stopping after the current step", kind="busy")
-
-
-EMPTY_GRID = (
-    '<div class="gd-grid gd-empty"><p><b>Pick an example or type an instruction, then press Compare.</b></p>'
-    "<p>Each row is a checkpoint, each column shows the model more or less of the instruction: all of it, k gist tokens made from it, "
-    "or its first k tokens. Every answer streams, counts and judges itself.</p></div>"
-)
 
 
 def _summary(snapshot: Snapshot) -> str:

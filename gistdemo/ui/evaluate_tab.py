@@ -1,37 +1,39 @@
-"""The Evaluate tab: a form that queues evaluations, and a view of their results. Drawing is in `result_tables.py` and `evaluate.figures`."""
+"""The Evaluate tab: a form that queues evaluations, and a view of their results. Drawing is in `gistdemo.present`."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.registry import list_rows
+from gistdemo.checkpoint.registry import budgets, list_rows
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
 from gistdemo.data.examples import OWN_EXAMPLES, named_source
 from gistdemo.errors import GistDemoError, UsageError, one_line
-from gistdemo.evaluate import figures
 from gistdemo.evaluate.imported import import_results
-from gistdemo.evaluate.paper_table import markdown_table
 from gistdemo.evaluate.references import reference_table
-from gistdemo.evaluate.report import html_report
 from gistdemo.evaluate.request import DEFAULT_CONDITIONS, EvaluationRequest
 from gistdemo.evaluate.results import RESULTS_FILE, Evaluation, export, find_evaluations
 from gistdemo.jobs.progress import Progress
 from gistdemo.jobs.record import Job
+from gistdemo.jobs.watch import Watch
+from gistdemo.present import figures, job_cards, panels, tables
+from gistdemo.present.answer_table import HEADERS, ORDERS, Filter, answer_rows
+from gistdemo.present.markdown import markdown_table
+from gistdemo.present.markup import MARKS
+from gistdemo.present.report import html_report
+from gistdemo.services import start_evaluation
 from gistdemo.settings import Settings
-from gistdemo.ui import job_cards, panels, result_tables
-from gistdemo.ui.answer_table import HEADERS, ORDERS, Filter, answer_rows
-from gistdemo.ui.train_tab import Watch
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
-BUDGETS = (1, 2, 4, 8, 16)
 SECONDS_PER_ANSWER = 0.3  # of 64 tokens, two cores (docs/LOG.md)
 PICTURES = ("ROUGE-L", "Quality by k", "Recovery by k", "Verdicts", "By length", "Gist against full")
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -44,6 +46,8 @@ class EvaluateTab:
     def __init__(self, settings: Settings, watch: Watch, local: bool):
         self.settings, self.watch, self.jobs, self.local = settings, watch, watch.jobs, local
         self.own = settings.data_dir / "evaluations"
+        self._reports = Path(tempfile.mkdtemp(prefix="gistdemo-reports-"))  # a folder per evaluation
+        weakref.finalize(self, shutil.rmtree, self._reports, ignore_errors=True)  # it goes with the server
         self._read: tuple[Any, list[dict[str, Any]], list[dict[str, str]]] = (None, [], [])
 
     # --- widgets ------------------------------------------------------------------------------------------------------
@@ -55,9 +59,7 @@ class EvaluateTab:
                 self._form()
             with gr.Column(scale=8, min_width=340):
                 self._results()
-        self.view = gr.Radio(
-            list(result_tables.VIEWS), value="Overview", label="Columns", show_label=False, container=False, elem_id="gd-ev-view"
-        )
+        self.view = gr.Radio(list(tables.VIEWS), value="Overview", label="Columns", show_label=False, container=False, elem_id="gd-ev-view")
         self.figures = gr.HTML(self._figures(self._newest()), padding=False, elem_id="gd-ev-figures")
         self._rows()
         self.timer = gr.Timer(TICK_SECONDS)
@@ -69,7 +71,7 @@ class EvaluateTab:
         self.checkpoints = gr.CheckboxGroup(self._names(), value=with_gist, label="Models", elem_id="gd-ev-checkpoints")
         titles = [(condition.title, name) for name, condition in CONDITIONS.items()]
         self.conditions = gr.CheckboxGroup(titles, value=list(DEFAULT_CONDITIONS), label="Conditions", elem_id="gd-ev-conditions")
-        self.ks = gr.CheckboxGroup([str(k) for k in BUDGETS], value=["4"], label="k", elem_id="gd-ev-ks")
+        self.ks = gr.CheckboxGroup([str(k) for k in budgets(self.settings)], value=["4"], label="k", elem_id="gd-ev-ks")
         hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
         self.data = gr.Textbox(
             OWN_EXAMPLES, label="Rows to measure on", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-ev-data"
@@ -107,16 +109,16 @@ class EvaluateTab:
         )
         self.plot = gr.Plot(None, show_label=False, elem_id="gd-ev-plot")
         with gr.Accordion("Figures of others: the paper, and an earlier experiment", open=False):
-            gr.HTML(result_tables.references(reference_table()), padding=False)
+            gr.HTML(tables.references(reference_table()), padding=False)
         with gr.Accordion("Leaderboard: all evaluations of this installation", open=False):
-            self.board = gr.HTML(result_tables.leaderboard(self.evaluations()), padding=False, elem_id="gd-ev-board")
+            self.board = gr.HTML(tables.leaderboard(self.evaluations()), padding=False, elem_id="gd-ev-board")
 
     def _rows(self) -> None:
         with gr.Row(elem_classes="gd-tight", elem_id="gd-ev-filters"):
             self.of_checkpoint = gr.Dropdown([], label="Checkpoint", elem_id="gd-ev-of", min_width=120)
             self.of_condition = gr.Dropdown([], label="Condition", elem_id="gd-ev-condition", min_width=110)
             self.of_k = gr.Dropdown([], label="k", elem_id="gd-ev-k", min_width=70)
-            self.verdict = gr.Dropdown(["any verdict", *result_tables.VERDICTS], value="any verdict", label="Verdict", min_width=110)
+            self.verdict = gr.Dropdown(["any verdict", *MARKS], value="any verdict", label="Verdict", min_width=110)
             self.order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="Order", elem_id="gd-ev-order", min_width=150)
             self.find = gr.Textbox(label="Search in texts and flags", max_lines=1, elem_id="gd-ev-find", min_width=160)
         self.table = gr.Dataframe(
@@ -131,7 +133,7 @@ class EvaluateTab:
             elem_id="gd-ev-table",
         )
         self.clicked = gr.Number(-1, precision=0, elem_id="gd-ev-clicked", elem_classes="gd-hidden", container=False)
-        self.detail = gr.HTML(result_tables.no_row(None), padding=False, elem_id="gd-ev-detail")
+        self.detail = gr.HTML(tables.no_row(None), padding=False, elem_id="gd-ev-detail")
         self.open = gr.Button("Open this row in Compare", size="sm", elem_id="gd-ev-open")
 
     # --- wiring -------------------------------------------------------------------------------------------------------
@@ -146,8 +148,8 @@ class EvaluateTab:
         self.resume.click(lambda: self.change("resume"), None, status, **QUICK)
         self.filters = [self.of_checkpoint, self.of_condition, self.of_k]
         self.shown = [self.figures, self.board, self.files, *self.filters, self.detail]
-        self.listed = [self.chosen, *self.filters, self.verdict, self.order, self.find]
-        self.drawn = [self.chosen, self.picture, self.of_checkpoint, self.of_k]
+        self.listed: list[Any] = [self.chosen, *self.filters, self.verdict, self.order, self.find]
+        self.drawn: list[Any] = [self.chosen, self.picture, self.of_checkpoint, self.of_k]
         self._show_all(self.chosen.change(self.show, [self.chosen, self.view], self.shown, **QUICK))
         gr.on([f.change for f in self.listed[1:]], self.list_rows, self.listed, self.table, trigger_mode="always_last", **QUICK)
         gr.on([f.change for f in self.drawn[1:]], self.draw, self.drawn, self.plot, trigger_mode="always_last", **QUICK)
@@ -180,7 +182,17 @@ class EvaluateTab:
         """The models of this moment; what is chosen stays."""
         return gr.CheckboxGroup(self._names())
 
-    def request(self, checkpoints, conditions, ks, data, rows, seed, limit, recovery) -> EvaluationRequest:
+    def request(
+        self,
+        checkpoints: list[str],
+        conditions: list[str],
+        ks: list[str],
+        data: str,
+        rows: float | None,
+        seed: float | None,
+        limit: float | None,
+        recovery: bool,
+    ) -> EvaluationRequest:
         """What a form stands for. Raises UsageError: values that are not allowed."""
         source = named_source(data, self.settings)
         if not self.local and source != str(self.settings.examples_file) and Path(source).exists():
@@ -196,15 +208,14 @@ class EvaluateTab:
         try:
             request = self.request(*form)
         except GistDemoError as error:
-            return f'<p class="gd-error">{panels.escape(one_line(error))}</p>', ""
+            return panels.note(one_line(error), "error"), ""
         shown = dataclasses.replace(request, data=EMBEDDED_FILE) if source_name(request.data) == EMBEDDED_FILE else request
         if not request.rows:
-            return '<p class="gd-hint">All rows: how long it takes shows once it runs.</p>', shown.command()
+            return panels.note("All rows: how long it takes shows once it runs."), shown.command()
         answers = request.rows * len(request.settings()) * request.max_new_tokens / 64
         answers += 2 * request.rows * (1 + len(request.ks)) * request.recovery
         seconds = len(request.checkpoints) * answers * SECONDS_PER_ANSWER
-        text = f"At most about {job_cards.duration(seconds)} on two cores; equal prompts are answered once."
-        return f'<p class="gd-hint">{text}</p>', shown.command()
+        return panels.note(f"At most about {job_cards.duration(seconds)} on two cores; equal prompts are answered once."), shown.command()
 
     def submit(self, *form: Any) -> str:
         """Put the evaluation into the queue."""
@@ -214,12 +225,10 @@ class EvaluateTab:
             asked = min(request.rows or count, count) or request.rows
             data = OWN_EXAMPLES if source_name(request.data) == EMBEDDED_FILE else source_name(request.data)
             title = f"{', '.join(request.checkpoints)} on {asked} {data}"
-            job = self.jobs.submit("evaluate", dataclasses.asdict(request), title)
-            self.jobs.tick()
-            waiting = [one.id for one in self.jobs.queued()]
+            job = start_evaluation(request, title, self.jobs)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error")
-        return panels.status("Evaluation is in the queue: another job runs first" if job.id in waiting else "Evaluation is starting")
+        return panels.status("Evaluation is in the queue: another job runs first" if job.state == "queued" else "Evaluation is starting")
 
     # --- its job ------------------------------------------------------------------------------------------------------
 
@@ -269,15 +278,16 @@ class EvaluateTab:
         return next((e for e in self.evaluations() if e.id == chosen), None)
 
     def answers(self, evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-        """Rows and examples, read once."""
+        """Rows and examples, read once. Both are of one evaluation, whatever other visitors read meanwhile."""
         key = (evaluation.folder, (evaluation.folder / RESULTS_FILE).stat().st_mtime_ns)
-        if self._read[0] != key:
-            self._read = (key, evaluation.rows(), evaluation.examples())
-        return self._read[1], self._read[2]
+        read = self._read
+        if read[0] != key:
+            read = self._read = (key, evaluation.rows(), evaluation.examples())
+        return read[1], read[2]
 
     def _figures(self, chosen: str | None, view: str = "Overview") -> str:
         found = self.evaluation(chosen)
-        return result_tables.figures(found.results, view) if found else "<p class='gd-hint'>No evaluation yet. Start one on the left.</p>"
+        return tables.figures(found.results, view) if found else panels.note("No evaluation yet. Start one on the left.")
 
     def show(self, chosen: str | None, view: str = "Overview") -> list[Any]:
         """Everything that depends on the evaluation alone."""
@@ -289,12 +299,12 @@ class EvaluateTab:
         values = [value for _, value in conditions]
         return [
             self._figures(chosen, view),
-            result_tables.leaderboard(self.evaluations()),
+            tables.leaderboard(self.evaluations()),
             gr.File(None, visible=False),
             gr.Dropdown(names, value=names[-1] if names else None),
             gr.Dropdown(conditions, value="gist" if "gist" in values else values[0] if values else None),
             gr.Dropdown(ks, value="4" if "4" in ks else ks[0] if ks else None),
-            result_tables.no_row(found),
+            tables.no_row(found),
         ]
 
     def draw(self, chosen: str | None, picture: str, checkpoint: str | None, k: str | None) -> Any:
@@ -310,7 +320,16 @@ class EvaluateTab:
             return (figures.rouge_bars if picture == "ROUGE-L" else figures.verdict_shares)(found.results, int(k) if k else None)
         return (figures.quality_by_k if picture == "Quality by k" else figures.recovery_by_k)(found.results)
 
-    def list_rows(self, chosen, checkpoint, condition, k, verdict, order, text) -> list[list[Any]]:
+    def list_rows(
+        self,
+        chosen: str | None,
+        checkpoint: str | None,
+        condition: str | None,
+        k: str | None,
+        verdict: str,
+        order: str,
+        text: str | None,
+    ) -> list[list[Any]]:
         found = self.evaluation(chosen)
         if found is None or checkpoint is None or condition is None:
             return []
@@ -324,15 +343,17 @@ class EvaluateTab:
         """The clicked example with the checkpoint's answers in every condition, at the chosen k."""
         found = self.evaluation(chosen)
         if found is None or number is None or number < 0:
-            return result_tables.no_row(found)
+            return tables.no_row(found)
         rows, examples = self.answers(found)
         mine = [r for r in rows if r["row"] == number and r["checkpoint"] == checkpoint and r["k"] in (0, int(k or 0))]
-        return result_tables.row_detail(int(number), examples[int(number)], mine) if mine else result_tables.no_row(found)
+        return tables.row_detail(int(number), examples[int(number)], mine) if mine else tables.no_row(found)
 
     def to_compare(self, chosen: str | None, number: float | None, checkpoint: str | None, k: str | None) -> dict[str, Any] | None:
         """What Compare's form is to show for the clicked row; None where no row is clicked."""
         found = self.evaluation(chosen)
-        examples = self.answers(found)[1] if found else []
+        if found is None:
+            return None
+        examples = self.answers(found)[1]
         if number is None or not 0 <= number < len(examples):
             return None
         known = self._names()
@@ -345,12 +366,15 @@ class EvaluateTab:
         found = self.evaluation(chosen)
         if found is None:
             return gr.skip(), panels.status("There is no evaluation to report", kind="error")
-        folder = Path(tempfile.mkdtemp(prefix="gistdemo-"))
+        folder = self._reports / found.id
+        folder.mkdir(exist_ok=True)
         rows, examples = self.answers(found)
         written = {"report.html": html_report(found.results, rows, examples, reference_table()), "table.md": markdown_table(found.results)}
         for name, text in written.items():
             (folder / name).write_text(text, encoding="utf-8")
-        paths = [folder / name for name in written] + (export(found, folder) if rows else []) + [found.folder / RESULTS_FILE]
+        paths = [folder / name for name in written] + (export(found, folder) if rows else [])
+        # a copy: gradio serves files of temporary folders, not of the data folder
+        paths.append(Path(shutil.copy(found.folder / RESULTS_FILE, folder)))
         return gr.File([str(path) for path in paths], visible=True), panels.status("Report, tables and rows are ready to download")
 
     def take_import(self, file: Any) -> tuple[Any, str]:

@@ -4,55 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import threading
 from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.manifest import MODES
-from gistdemo.checkpoint.registry import list_checkpoints, list_rows
+from gistdemo.checkpoint.registry import list_rows
 from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
 from gistdemo.data.examples import OWN_EXAMPLES, named_source
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.jobs.estimate import estimate
-from gistdemo.jobs.progress import Progress, ProgressReader, tail
-from gistdemo.jobs.queue import OUTPUT, Jobs
+from gistdemo.jobs.progress import Progress, tail
+from gistdemo.jobs.queue import OUTPUT
 from gistdemo.jobs.record import Job
+from gistdemo.jobs.watch import Watch
 from gistdemo.model.embedded import SMOLLM2, chosen
+from gistdemo.present import job_cards, panels, training_figures
+from gistdemo.services import start_simulation, start_training
 from gistdemo.settings import Settings
 from gistdemo.train.config import TrainConfig
+from gistdemo.train.modes import MODES
 from gistdemo.train.presets import PRESETS, with_preset
-from gistdemo.ui import job_cards, panels, plots
 
-log = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
 SIMULATED = "simulated"
 SIMULATED_PURPOSE = "no weights, no checkpoint: a run that only looks like one, to try this tab"
 FORM = ("mode", "backbone", "ks", "steps", "batch_size", "learning_rate", "gist_learning_rate", "seed")
-
-
-class Watch:
-    """Reads every job's files once for all pages, and does what is due in the queue, also while no page is open."""
-
-    def __init__(self, jobs: Jobs):
-        self.jobs = jobs
-        self._readers: dict[str, ProgressReader] = {}
-        self._lock = threading.Lock()
-        threading.Thread(target=self._tick_for_ever, name="jobs", daemon=True).start()
-
-    def progress(self, job: Job) -> Progress:
-        with self._lock:
-            reader = self._readers.setdefault(job.id, ProgressReader(self.jobs.folder(job.id)))
-            return reader.read(job.settings.get("steps"))
-
-    def _tick_for_ever(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(1.0):
-            try:
-                self.jobs.tick()
-            except Exception:
-                log.exception("looking after the jobs failed; trying again")
 
 
 class TrainTab:
@@ -126,8 +102,8 @@ class TrainTab:
             self.log_scale = gr.Checkbox(False, label="Logarithmic loss", container=False, scale=2, min_width=140)
             self.sure = gr.Checkbox(False, label="Yes, delete its files", container=False, elem_id="gd-job-sure", scale=2, min_width=140)
             self.delete = gr.Button("Delete", size="sm", elem_id="gd-job-delete", scale=1, min_width=80)
-        self.loss = gr.Plot(plots.loss_figure([]), label="Loss", show_label=False, elem_id="gd-loss")
-        self.recovery = gr.Plot(plots.recovery_figure([]), label="Recovery", show_label=False, elem_id="gd-recovery")
+        self.loss = gr.Plot(training_figures.loss_figure([]), label="Loss", show_label=False, elem_id="gd-loss")
+        self.recovery = gr.Plot(training_figures.recovery_figure([]), label="Recovery", show_label=False, elem_id="gd-recovery")
         self.samples = gr.HTML(job_cards.samples([], None), padding=False, elem_id="gd-samples")
         with gr.Accordion("Output of the job", open=False):
             self.output = gr.Textbox("", show_label=False, lines=12, max_lines=12, interactive=False, elem_id="gd-output", autoscroll=True)
@@ -199,16 +175,15 @@ class TrainTab:
         try:
             config = self.config(*form)
         except GistDemoError as error:
-            return f'<p class="gd-error">{panels.escape(one_line(error))}</p>', ""
+            return panels.note(one_line(error), "error"), ""
         if form[0] == SIMULATED:
-            text = f"{config.steps} steps of 0.2 s: {job_cards.duration(config.steps * 0.2)}, whatever else is set."
-            return f'<p class="gd-hint">{text}</p>', ""
+            return panels.note(f"{config.steps} steps of 0.2 s: {job_cards.duration(config.steps * 0.2)}, whatever else is set."), ""
         found = estimate(config, self.jobs)
         text = (
             f"About {job_cards.duration(found.seconds)} ({found.basis})." if found.seconds is not None else f"{found.basis.capitalize()}."
         )
         text = f"{text} {found.memory_text()}".strip()
-        return f'<p class="gd-hint">{panels.escape(text)}</p>', config.command().replace(f"--run runs/{config.name}", "--queue")
+        return panels.note(text), config.command().replace(f"--run runs/{config.name}", "--queue")
 
     def check_data(self, *form: Any) -> tuple[str, str]:
         """Read the rows: how many can be used, how many were turned away and why, and how the first one looks."""
@@ -216,30 +191,24 @@ class TrainTab:
             config = self.config(*form)
             rows = read_rows(config.data)
         except GistDemoError as error:
-            return f'<p class="gd-error">{panels.escape(one_line(error))}</p>', panels.status(one_line(error), kind="error")
+            return panels.note(one_line(error), "error"), panels.status(one_line(error), kind="error")
         away = "; ".join(f"{count:,} x {reason}" for reason, count in rows.rejected.most_common()) or "none"
         first = rows.examples[0]
         text = f"{len(rows.examples):,} usable rows in {rows.name}; turned away: {away}. First: {first.instruction[:120]!r} → {first.output[:120]!r}"
-        return f'<p class="gd-hint">{panels.escape(text)}</p>{self.describe(*form)[0]}', panels.status("Data checked")
+        return panels.note(text) + self.describe(*form)[0], panels.status("Data checked")
 
     def submit(self, *form: Any) -> tuple[Any, str]:
         """Put the run into the queue. Refused where its name is taken, with the reason."""
         try:
             config = self.config(*form)
-            taken = {e.name for e in list_checkpoints(self.settings.checkpoint_dirs)}
-            taken |= {job.title for job in self.jobs.list() if job.is_active or job.state == "queued"}
-            if config.name in taken:
-                raise UsageError(f"There is a checkpoint or a job named '{config.name}' already. Give another name, or delete that one.")
             if form[0] == SIMULATED:
-                job = self.jobs.submit("simulate", {"steps": config.steps, "seconds_per_step": 0.2}, config.name)
+                job = start_simulation({"steps": config.steps, "seconds_per_step": 0.2}, config.name, self.settings, self.jobs)
             else:
-                read_rows(config.data)
-                job = self.jobs.submit("train", dataclasses.asdict(config), config.name)
-            self.jobs.tick()
+                job = start_training(config, self.settings, self.jobs)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
         waiting = len(self.jobs.queued())
-        text = f"'{config.name}' is in the queue" if self.jobs.get(job.id).state == "queued" else f"'{config.name}' is starting"
+        text = f"'{config.name}' is in the queue" if job.state == "queued" else f"'{config.name}' is starting"
         return gr.Radio(self.choices(), value=job.id), panels.status(f"{text}; {waiting} waiting" if waiting else text)
 
     # --- view ---------------------------------------------------------------------------------------------------------
@@ -268,7 +237,7 @@ class TrainTab:
         now = f"{job.id if job else ''}/{progress.steps_done}/{len(progress.evaluations)}/{log_scale}"
         if now == drawn:
             return gr.skip(), gr.skip(), drawn
-        return plots.loss_figure(progress.points, log_scale), plots.recovery_figure(progress.evaluations), now
+        return training_figures.loss_figure(progress.points, log_scale), training_figures.recovery_figure(progress.evaluations), now
 
     def change(self, action: str, job_id: str | None) -> str:
         if job_id is None:
@@ -292,12 +261,12 @@ class TrainTab:
         Raises: UsageError: the job has no checkpoint to compare.
         """
         job = self.chosen(job_id)
-        found = {row.name: row for row in list_rows(self.settings) if row.has_gist}
+        found = {row.name: row.manifest for row in list_rows(self.settings) if row.manifest}
         if job is None or job.kind != "train" or job.state != "done" or job.settings["name"] not in found:
             raise UsageError("This job has no checkpoint to compare (yet). Choose a training job that is done.")
-        row = found[job.settings["name"]]
-        tuned = row.manifest.has_backbone_adapter or row.manifest.has_weights
-        return [row.name, row.backbone] if tuned else [row.name]
+        name = job.settings["name"]
+        manifest = found[name]
+        return [name, manifest.backbone] if manifest.has_backbone_adapter or manifest.has_weights else [name]
 
     def remove(self, job_id: str | None, sure: bool) -> tuple[str, bool]:
         if job_id is None or not sure:
@@ -316,7 +285,7 @@ class TrainTab:
         values = job.settings
         data = OWN_EXAMPLES if source_name(values["data"]) == EMBEDDED_FILE else values["data"]
         form = [",".join(map(str, values["ks"])) if name == "ks" else values[name] for name in FORM]
-        known = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+        known: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
         more = {
             name: value
             for name, value in values.items()

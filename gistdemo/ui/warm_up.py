@@ -1,6 +1,8 @@
 """Fetches and loads the embedded models in the background, one after another, so that the first comparison need not wait.
 
-The first one is the instruct model. A model that fails or takes long holds up none of the others: its rows say so.
+The first one is the instruct model, and the checkpoints that come with gistdemo are put on theirs. Those made or taken in here wait until
+they are asked for: what is wrong with one of them must not meet every start. A model that fails or takes long holds up none of the
+others: its rows say so.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from typing import Any
 import gradio as gr
 
 from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import ModelRow, list_rows
+from gistdemo.checkpoint.registry import ModelRow, list_checkpoints
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.model.embedded import EmbeddedModel, chosen, is_ready
 from gistdemo.model.fetching import Progress
+from gistdemo.present import panels
 from gistdemo.settings import Settings
-from gistdemo.ui import panels
 
 log = logging.getLogger(__name__)
 READY = "Ready: pick an example and press Compare"
@@ -56,9 +58,9 @@ class WarmUp:
 
         try:
             self.pool.row(ModelRow(model.name, model.name), report)
-            for row in list_rows(self.settings):
-                if row.backbone == model.name:
-                    self._attach(row, report)
+            for entry in list_checkpoints([self.settings.shipped_checkpoints_dir]):
+                if entry.manifest and entry.manifest.backbone == model.name:
+                    self._attach(ModelRow(entry.name, model.name, entry), report)
             self.state[model.name] = (f"{model.title} is ready", None, "ready")
         except GistDemoError as error:
             self.state[model.name] = (one_line(error), None, "failed")

@@ -1,11 +1,11 @@
-"""Plotly figures of training. Pure; imports no gradio. plotly is imported at first use."""
+"""Plotly figures of training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from gistdemo.evaluate.figures import COLOURS, INK, empty, styled
+from gistdemo.present.figures import COLOURS, INK, empty, new_figure, styled
 
 MOST_POINTS = 600  # more than a screen is wide; every point beyond costs time and shows nothing
 SMOOTHING = 0.9  # share of the old value in the running mean
@@ -36,19 +36,16 @@ def thin(points: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
 
 def loss_figure(points: Sequence[dict[str, Any]], log_scale: bool = False) -> Any:
     """Loss, KL and cross-entropy by step: raw thin, smoothed on top. points: step records of metrics.jsonl."""
-    import plotly.graph_objects as go
-
     if not points:
         return empty("The loss shows here from the first step on.")
-    figure = go.Figure()
+    figure = new_figure()
     for name, label, colour in SERIES:
         found = thin([(p["step"], p[name]) for p in points if isinstance(p.get(name), (int, float))])
         if not found:
             continue
         steps, values = zip(*found, strict=True)
-        figure.add_scatter(
-            x=steps, y=values, mode="lines", line={"color": colour, "width": 1}, opacity=0.25, showlegend=False, hoverinfo="skip"
-        )
+        pale = {"opacity": 0.25, "showlegend": False, "hoverinfo": "skip"}
+        figure.add_scatter(x=steps, y=values, mode="lines", line={"color": colour, "width": 1}, **pale)
         figure.add_scatter(x=steps, y=smooth(values), mode="lines", line={"color": colour, "width": 2}, name=label)
     figure.update_yaxes(type="log" if log_scale else "linear", title="nats per token")
     return _over_steps(figure)
@@ -56,11 +53,9 @@ def loss_figure(points: Sequence[dict[str, Any]], log_scale: bool = False) -> An
 
 def recovery_figure(evaluations: Sequence[dict[str, Any]]) -> Any:
     """Recovery on held-out rows by step, beside its control. evaluations: evaluation records of metrics.jsonl."""
-    import plotly.graph_objects as go
-
     if not evaluations:
         return empty("Recovery on held-out rows shows here at every evaluation.")
-    figure = go.Figure()
+    figure = new_figure()
     lines: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
     for record in evaluations:
         for target, figures in record["evaluation"].items():

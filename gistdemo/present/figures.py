@@ -1,4 +1,4 @@
-"""Plotly figures of an evaluation. Pure: results and rows in (see `gistdemo.evaluate.results`), figures out. plotly is imported at first use.
+"""Plotly figures of an evaluation: results and rows in (see `gistdemo.evaluate.results`), figures out.
 
 Colour means the checkpoint where several are drawn, line and marker mean the condition; the legend names each of them once.
 Input without anything to draw gives a figure with a short note; values that are None are left out.
@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from gistdemo.conditions import CONDITIONS
+from gistdemo.present.entries import Entry, by_checkpoint, name_of, title_of
+from gistdemo.present.markup import visible
 
 INK, GRID = "#8a8375", "rgba(138,131,117,.25)"  # readable on light and on dark
 # Told apart with every kind of colour blindness, and 3 : 1 against light and dark paper; tests/test_figures.py computes both.
@@ -24,10 +25,9 @@ LENGTHS = ((1, 7, "1-7"), (8, 15, "8-15"), (16, 29, "16-29"), (30, 10**9, "30+")
 DASHES = {"gist": "solid", "truncated": "dot", "full": "dash", "none": "dashdot"}
 TARGETS = {"references": "circle", "own_answers": "diamond-open"}  # whose answers recovery is measured on
 GISTS = {"recovery": "own gist", "swapped": "another row's gist"}
-BUDGETS = (1, 2, 4, 8, 16)
+USUAL_BUDGETS = (1, 2, 4, 8, 16)  # on every axis of k, so that figures can be held side by side
 NARROW = 32  # characters of a name on one line, so that a phone shows them all
 SHOWN_CHARACTERS = 80  # of an instruction, on hover
-Entry = Mapping[str, Any]
 Row = Mapping[str, Any]
 
 
@@ -48,25 +48,20 @@ def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 500)
     return figure
 
 
-def empty(text: str) -> Any:
-    """A figure that says why there is nothing to see."""
+def new_figure() -> Any:
+    """A figure without anything; plotly is imported at the first one."""
     import plotly.graph_objects as go
 
-    figure = styled(go.Figure(), height=160)
+    return go.Figure()
+
+
+def empty(text: str) -> Any:
+    """A figure that says why there is nothing to see."""
+    figure = styled(new_figure(), height=160)
     figure.add_annotation(text="<br>".join(textwrap.wrap(text, 40)), showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
     return figure
-
-
-def visible(text: Any) -> str:
-    """Foreign text as a file of UTF-8 can hold it: control characters as symbols, halves of characters as "?".
-
-    >>> visible("bell \\x07, half \\ud800")
-    'bell ␇, half ?'
-    """
-    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in str(text))
-    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 def plain(text: Any) -> str:
@@ -78,45 +73,17 @@ def plain(text: Any) -> str:
     return html.escape(visible(text), quote=False)
 
 
-def title_of(entry: Entry) -> str:
-    """Name of a condition and its budget. Not escaped: an imported condition is named by others."""
-    return f"{condition_title(entry['condition'])}, k={entry['k']}" if entry["k"] else condition_title(entry["condition"])
-
-
-def condition_title(name: str) -> str:
-    """Name of a condition as the page shows it; unknown ones keep their own."""
-    return CONDITIONS[name].title if name in CONDITIONS else name
-
-
-def by_checkpoint(results: Mapping[str, Any]) -> dict[str, list[Entry]]:
-    """Entries by checkpoint, in order of first appearance."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in _answers(results):
-        groups.setdefault(entry["checkpoint"], []).append(entry)
-    return groups
-
-
 def rouge_bars(results: Mapping[str, Any], k: int | None = None) -> Any:
     """Mean ROUGE-L by condition with 95 % intervals, a colour per checkpoint. k: of one budget only."""
-    import plotly.graph_objects as go
-
-    figure, drawn = go.Figure(), []
+    figure, drawn = new_figure(), []
     for number, (name, entries) in enumerate(by_checkpoint(results).items()):
         known = [e for e in _at(entries, k) if e["rougeL"] is not None]
-        ends = [e.get("intervals", {}).get("rougeL", (e["rougeL"], e["rougeL"])) for e in known]
-        error = {
-            "array": [high - e["rougeL"] for e, (_, high) in zip(known, ends, strict=True)],
-            "arrayminus": [e["rougeL"] - low for e, (low, _) in zip(known, ends, strict=True)],
-            "thickness": 1.2,
-            "color": INK,
-        }
-        hover = [
-            f"{plain(title_of(e))}: {e['rougeL']:.1f} [{low:.1f}, {high:.1f}], n = {e['scored']}"
-            for e, (low, high) in zip(known, ends, strict=True)
-        ]
+        bars = [(e, e["rougeL"], *e.get("intervals", {}).get("rougeL", (e["rougeL"], e["rougeL"]))) for e in known]
+        error = {"array": [high - mean for _, mean, _, high in bars], "arrayminus": [mean - low for _, mean, low, _ in bars]}
+        hover = [f"{plain(title_of(e))}: {mean:.1f} [{low:.1f}, {high:.1f}], n = {e['scored']}" for e, mean, low, high in bars]
+        look = _look(name, number) | {"hovertext": hover, "error_y": error | {"thickness": 1.2, "color": INK}}
         if known:
-            labels = [_narrow(e) for e in known]
-            figure.add_bar(x=labels, y=[e["rougeL"] for e in known], error_y=error, hovertext=hover, **_look(name, number))
+            figure.add_bar(x=[_narrow(e) for e in known], y=[e["rougeL"] for e in known], **look)
         drawn += known
     if not drawn:
         return empty("No answer has a reference: there is no ROUGE.")
@@ -127,10 +94,8 @@ def rouge_bars(results: Mapping[str, Any], k: int | None = None) -> Any:
 
 def quality_by_k(results: Mapping[str, Any]) -> Any:
     """ROUGE-L of gist and truncation against k; full prompt and no instruction as level lines."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    known = [e for e in _answers(results) if e["rougeL"] is not None and e["condition"] in DASHES]
+    figure = new_figure()
+    known = [e for e in (results.get("answers") or ()) if e["rougeL"] is not None and e["condition"] in DASHES]
     by_k = [e for e in known if e["k"]]
     if not by_k:
         return empty("No gist or truncation was measured against references.")
@@ -151,15 +116,13 @@ def quality_by_k(results: Mapping[str, Any]) -> Any:
             figure.add_scatter(x=xs, y=ys, hovertext=hover, showlegend=first, **look)
             first = False
     present = {e["condition"] for e in known}
-    _explain_lines(figure, [(condition_title(c), {"dash": dash}) for c, dash in DASHES.items() if c in present])
+    _explain(figure, "lines", {name_of(c): {"dash": dash} for c, dash in DASHES.items() if c in present})
     return _over_budgets(styled(figure, "k", f"ROUGE-L, {_n(e['scored'] for e in by_k)}", 400), ticks)
 
 
 def recovery_by_k(results: Mapping[str, Any]) -> Any:
     """Recovery (1 = as good as the full prompt) against k on both kinds of answers, beside another row's gist."""
-    import plotly.graph_objects as go
-
-    figure, rows, drawn = go.Figure(), [], set()
+    figure, rows, drawn = new_figure(), [], set()
     recovery = results.get("recovery") or {}
     for number, name in enumerate(recovery):
         for target, which, points in _recovery_lines(recovery[name]):
@@ -175,8 +138,9 @@ def recovery_by_k(results: Mapping[str, Any]) -> Any:
     if not rows:
         return empty("Recovery was not measured.")
     measured = {target for targets in recovery.values() for target in targets}
-    _explain_markers(figure, [(target.replace("_", " "), symbol) for target, symbol in TARGETS.items() if target in measured])
-    _explain_lines(figure, [(GISTS["recovery"], {"dash": "solid"}), (GISTS["swapped"], {"dash": "dot", "width": 1})])
+    markers = {target.replace("_", " "): {"symbol": symbol, "size": 8} for target, symbol in TARGETS.items() if target in measured}
+    _explain(figure, "markers", markers)
+    _explain(figure, "lines", {GISTS["recovery"]: {"dash": "solid"}, GISTS["swapped"]: {"dash": "dot", "width": 1}})
     figure.add_hline(y=1, line={"color": INK, "width": 1})
     ticks = _ticks(k for trace in figure.data for k in trace.x if k is not None)
     return _over_budgets(styled(figure, "k", f"recovery, {_n(rows)}", 420), ticks)
@@ -194,15 +158,13 @@ def _recovery_lines(targets: Mapping[str, Any]) -> Iterator[tuple[str, str, list
 
 def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
     """Healthy, warning and degenerate answers in percent, one bar per checkpoint, condition and k. k: of one budget only."""
-    import plotly.graph_objects as go
-
     lines: list[tuple[str, Entry | None]] = []  # a checkpoint's name over its bars, so that a narrow screen keeps room for these
     for name, entries in by_checkpoint(results).items():
         bars: list[tuple[str, Entry | None]] = [(title_of(e), e) for e in _at(entries, k) if e["n"]]
         lines += [*((part, None) for part in textwrap.wrap(name, NARROW)), *bars] if bars else []
     if not lines:
         return empty("No answers were generated.")
-    figure = go.Figure()
+    figure = new_figure()
     bars_at = [(at, label, e) for at, (label, e) in enumerate(lines) if e is not None]
     for verdict, colour in VERDICTS.items():
         shares = [100 * e["verdicts"][verdict] / e["n"] for _, _, e in bars_at]
@@ -224,23 +186,18 @@ def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
 
 def rouge_by_length(rows: Sequence[Row], checkpoint: str | None, k: int) -> Any:
     """Mean ROUGE-L by length of the instruction, a line per condition, of one checkpoint at one budget."""
-    import plotly.graph_objects as go
-
-    figure, most = go.Figure(), dict.fromkeys((label for *_, label in LENGTHS), 0)
+    figure, most = new_figure(), dict.fromkeys((label for *_, label in LENGTHS), 0)
     mine = [r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k) and r["rougeL"] is not None and r["instruction_tokens"]]
     if not mine:
         return empty("The answers themselves are not here, or have no reference.")
     for number, condition in enumerate(dict.fromkeys(r["condition"] for r in mine)):
-        of_condition = [r for r in mine if r["condition"] == condition]
-        found = {
-            label: scores
-            for low, high, label in LENGTHS
-            if (scores := [r["rougeL"] for r in of_condition if low <= r["instruction_tokens"] <= high])
-        }
+        scored = [(r["instruction_tokens"], r["rougeL"]) for r in mine if r["condition"] == condition]
+        groups = {label: [score for tokens, score in scored if low <= tokens <= high] for low, high, label in LENGTHS}
+        found = {label: scores for label, scores in groups.items() if scores}
         most |= {label: max(most[label], len(scores)) for label, scores in found.items()}
-        title = plain(condition_title(condition))
+        title = plain(name_of(condition))
         hover = [f"{title}, {label} tokens: {fmean(scores):.1f}, n = {len(scores)}" for label, scores in found.items()]
-        look = _look(condition_title(condition), number, symbol=True) | {"mode": "lines+markers", "hoverinfo": "text"}
+        look = _look(name_of(condition), number, symbol=True) | {"mode": "lines+markers", "hoverinfo": "text"}
         figure.add_scatter(x=list(found), y=[fmean(scores) for scores in found.values()], hovertext=hover, **look)
     ticks = {"tickvals": list(most), "ticktext": [f"{label}<br>n = {count}" for label, count in most.items()]}
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(most), **ticks)
@@ -249,17 +206,12 @@ def rouge_by_length(rows: Sequence[Row], checkpoint: str | None, k: int) -> Any:
 
 def gist_against_full(rows: Sequence[Row], examples: Sequence[Mapping[str, str]], checkpoint: str | None, k: int) -> Any:
     """ROUGE-L of the gist against that of the full prompt, a point per example; customdata holds its number (from 0)."""
-    import plotly.graph_objects as go
-
-    scores: dict[str, dict[int, Row]] = {"full": {}, "gist": {}}
-    for r in rows:
-        if r["checkpoint"] == checkpoint and r["condition"] in scores and r["k"] in (0, k) and r["rougeL"] is not None:
-            scores[r["condition"]][r["row"]] = r
-    full, gist = scores["full"], scores["gist"]
+    scored = [r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k) and r["rougeL"] is not None]
+    full, gist = ({r["row"]: r for r in scored if r["condition"] == condition} for condition in ("full", "gist"))
     both = [n for n in gist if n in full]
     if not both:
         return empty("Both the gist's and the full prompt's answers are needed, with references.")
-    figure = go.Figure()
+    figure = new_figure()
     for verdict, colour in VERDICTS.items():
         at = [n for n in both if gist[n]["verdict"] == verdict]
         hover = [f"#{n + 1} {_instruction(examples, n)}<br>full {full[n]['rougeL']:.1f}, gist {gist[n]['rougeL']:.1f}" for n in at]
@@ -275,12 +227,8 @@ def gist_against_full(rows: Sequence[Row], examples: Sequence[Mapping[str, str]]
 
 def _narrow(entry: Entry) -> str:
     """Title of an entry on several short lines, to stand under a bar."""
-    lines = textwrap.wrap(condition_title(entry["condition"]), 11) + ([f"k={entry['k']}"] if entry["k"] else [])
+    lines = textwrap.wrap(name_of(entry["condition"]), 11) + ([f"k={entry['k']}"] if entry["k"] else [])
     return "<br>".join(map(plain, lines))
-
-
-def _answers(results: Mapping[str, Any]) -> Sequence[Entry]:
-    return results.get("answers") or ()
 
 
 def _at(entries: Sequence[Entry], k: int | None) -> list[Entry]:
@@ -298,20 +246,14 @@ def _look(name: str, number: int, symbol: bool = False) -> dict[str, Any]:
     return {"name": wrapped, "legendgroup": str(number), "marker": marker, "hoverinfo": "text+name"}
 
 
-def _explain_lines(figure: Any, lines: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-    """Add to the legend what a kind of line means, once instead of once per checkpoint."""
-    for label, line in lines:
-        figure.add_scatter(x=[None], y=[None], mode="lines", line={"color": INK, **line}, name=label, hoverinfo="skip")
-
-
-def _explain_markers(figure: Any, markers: Iterable[tuple[str, str]]) -> None:
-    for label, symbol in markers:
-        marker = {"color": INK, "symbol": symbol, "size": 8}
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=label, hoverinfo="skip")
+def _explain(figure: Any, mode: str, looks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add to the legend what a kind of line or marker means, once instead of once per checkpoint. mode: lines, markers."""
+    for label, look in looks.items():
+        figure.add_scatter(x=[None], y=[None], mode=mode, name=label, hoverinfo="skip", **{mode.removesuffix("s"): {"color": INK, **look}})
 
 
 def _ticks(ks: Iterable[int]) -> list[int]:
-    return sorted({*BUDGETS, *ks})
+    return sorted({*USUAL_BUDGETS, *ks})
 
 
 def _over_budgets(figure: Any, ticks: Sequence[int]) -> Any:

@@ -1,0 +1,70 @@
+"""The only place that judges an answer: a text and its prompt become scores, findings with their places, and a verdict.
+
+The verdict rests on the text, the instruction and the input alone, so the same answer has the same verdict wherever it is shown:
+in a comparison, an evaluation, a report, an import. What else is known, such as why it ended or what the answers beside it say, gives
+facts that stand next to the verdict and are no part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gistdemo.metrics.degeneration import Verdict, diagnose
+from gistdemo.metrics.flags import Flag
+from gistdemo.metrics.rouge import rouge
+from gistdemo.prompts import Example
+
+ROUGE = ("rouge1", "rouge2", "rougeL")
+NEVER_READ = "the instruction never reached the model: any other instruction gives it exactly the same prompt"
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is to be said about one answer.
+
+    verdict, flags: of the text (see `diagnose`). facts: F2 the limit cut it, F7 its instruction was never read, F10 it equals another
+    answer. scores: rouge1, rouge2, rougeL against the reference, F1 x 100; None without a reference.
+    """
+
+    verdict: Verdict
+    flags: tuple[Flag, ...] = ()
+    facts: tuple[Flag, ...] = ()
+    scores: dict[str, float] | None = None
+
+    @property
+    def codes(self) -> list[str]:
+        """Codes of the flags that warn or fail."""
+        return [flag.code for flag in self.flags if flag.severity != "info"]
+
+
+def assess(
+    text: str,
+    example: Example,
+    *,
+    finish_reason: str | None = None,
+    reads_instruction: bool = True,
+    full_text: str | None = None,
+    none_text: str | None = None,
+) -> Assessment:
+    """Judge one complete answer.
+
+    finish_reason: "eos", "limit", "stopped" or "error"; None: not known, or not ended yet. reads_instruction: whether another instruction
+    would have made another prompt. full_text, none_text: the same model's answer to the full prompt, and without the instruction.
+    """
+    found = diagnose(text, example.instruction, example.input)
+    facts = []
+    if not reads_instruction:
+        facts.append(Flag("F7", "instruction_blind", "warn", None, NEVER_READ))
+    if finish_reason == "limit":
+        facts.append(Flag("F2", "hit_limit", "info", None, "reached the token limit without ending"))
+    own = _normalised(text)
+    if own and full_text is not None and own == _normalised(full_text):
+        facts.append(Flag("F10", "identical_to_full", "info", None, "the same answer as with the full instruction"))
+    if own and none_text is not None and own == _normalised(none_text):
+        facts.append(Flag("F10", "identical_to_dropped", "info", None, "the same answer as with the instruction dropped"))
+    scores = rouge(text, example.output) if example.output.strip() else None
+    return Assessment(found.verdict, found.flags, tuple(facts), scores)
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.split())

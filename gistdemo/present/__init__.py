@@ -1,0 +1,1 @@
+"""Values -> what people see: figures, HTML from templates, Markdown. Imports no gradio."""

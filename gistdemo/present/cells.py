@@ -1,0 +1,61 @@
+"""The grid of a comparison: one row per checkpoint or backbone, one card per condition, and what the model was shown."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from gistdemo.checkpoint.registry import ModelRow
+from gistdemo.grid import Cell, Snapshot
+from gistdemo.metrics import Flag
+from gistdemo.present.markup import draw
+
+
+def empty_grid() -> Markup:
+    """What stands in the place of a grid before the first comparison."""
+    return draw("cells.empty")
+
+
+def grid(snapshot: Snapshot, shown: dict[str, ModelRow]) -> Markup:
+    """The whole grid. shown: what is known of the rows, by name; of the others, their names are shown."""
+    cards: dict[str, list[Markup]] = {}
+    for cell in snapshot.cells:
+        cards.setdefault(cell.checkpoint, []).append(card(cell))
+    return draw("cells.grid", [(name, shown.get(name), found) for name, found in cards.items()], snapshot.finished)
+
+
+def card(cell: Cell) -> Markup:
+    """One cell: verdict, numbers, text, flags; what is not known yet shows as a dash."""
+    found = cell.diagnosis
+    if cell.status == "done" and cell.note and not cell.error:
+        return draw("cells.absent", cell)
+    state = "failed" if cell.error else found.verdict if found else cell.status
+    return draw("cells.card", cell, state, highlight(cell.text, found.flags if found else ()))
+
+
+def highlight(text: str, found: Sequence[Flag], shared: Sequence[tuple[int, int]] = ()) -> Markup:
+    """The text with the span of every failing or warning flag marked; where spans overlap the more severe wins.
+
+    shared: places (start, stop) that another text has as well; set in the colour of agreement.
+    """
+    order = {"fail": 2, "warn": 1}
+    spans = [(*flag.span, flag) for flag in found if flag.span and flag.severity in order]
+    borders = sorted({0, len(text), *(b for start, stop, _ in spans for b in (start, stop)), *itertools.chain(*shared)})
+    pieces: list[tuple[Flag | None, bool, str]] = []
+    for start, stop in itertools.pairwise(borders):
+        over = [flag for a, b, flag in spans if a <= start and stop <= b]
+        flag = max(over, key=lambda f: (order[f.severity], f.name == "loop"), default=None)
+        pieces.append((flag, any(a <= start and stop <= b for a, b in shared), text[start:stop]))
+    runs = [(flag, [piece[1:] for piece in run]) for flag, run in itertools.groupby(pieces, key=lambda piece: piece[0])]
+    return draw("cells.marked", runs)
+
+
+def seen_by_model(snapshot: Snapshot) -> Markup:
+    """What the model is shown under each condition: every prompt token, coloured by its fate, of the first checkpoint of each template."""
+    firsts: dict[object, Cell] = {}
+    for cell in snapshot.cells:
+        if cell.pieces:
+            firsts.setdefault((cell.condition, cell.pieces), cell)
+    return draw("cells.seen", list(firsts.values()))

@@ -1,0 +1,82 @@
+"""The entries of an evaluation's results (see `gistdemo.evaluate.summary`) in words and numbers, the same on the page, in the report and in
+its tables. Names of conditions and checkpoints may be others' own: what is returned is foreign text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gistdemo.conditions import CONDITIONS
+from gistdemo.present.markup import Value, number
+
+SCORES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+TARGETS = {"references": "ref", "own_answers": "own"}  # whose answers recovery is measured on
+Entry = Mapping[str, Any]
+
+
+def entries_of(results: Mapping[str, Any]) -> list[Entry]:
+    """The entries in their order, each with the recovery measured at its k, by kind of answers; only a gist has some."""
+
+    def recovery(e: Entry) -> dict[str, Any]:
+        targets = (results.get("recovery") or {}).get(e["checkpoint"], {}) if e["condition"] == "gist" else {}
+        return {target: found.get("by_k", {}).get(str(e["k"]), {}) for target, found in targets.items()}
+
+    return [{**e, "recovery": recovery(e)} for e in results.get("answers") or ()]
+
+
+def by_checkpoint(results: Mapping[str, Any]) -> dict[str, list[Entry]]:
+    """The same by checkpoint, in order of first appearance."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries_of(results):
+        groups.setdefault(entry["checkpoint"], []).append(entry)
+    return groups
+
+
+def name_of(name: str) -> str:
+    """Name of a condition as the page shows it; unknown ones keep their own."""
+    return CONDITIONS[name].title if name in CONDITIONS else name
+
+
+def title_of(entry: Entry) -> str:
+    """Name of a condition and its budget."""
+    return name_of(entry["condition"]) + (f", k={entry['k']}" if entry["k"] else "")
+
+
+def mean_of(e: Entry, name: str, strong: bool = False) -> Value:
+    """A mean and, in brackets, its interval where there is one."""
+    if e.get(name) is None:
+        return Value()
+    ends = e.get("intervals", {}).get(name)
+    return Value(f"{e[name]:.1f}", f"[{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "", strong)
+
+
+def gap_of(e: Entry, other: str, form: str = "[{low:+.1f}, {high:+.1f}]") -> Value:
+    """Mean difference to another condition, row by row, and its interval. form: of the interval; n: how many rows."""
+    gap = e.get("paired", {}).get(other)
+    return Value(f"{gap['mean']:+.1f}", form.format(**gap)) if gap else Value()
+
+
+def share_of(e: Entry, verdict: str, digits: int = 1) -> str:
+    """Answers with a verdict, in percent of an entry's answers."""
+    return f"{100 * e['verdicts'][verdict] / e['n']:.{digits}f} %" if e["n"] else "-"
+
+
+def recovery_of(e: Entry, target: str, form: str = "({:.2f})") -> Value:
+    """Recovery and, where there is one, its control: another row's gist. form: of the control."""
+    found = e["recovery"].get(target, {})
+    return Value(number(found.get("recovery"), "{:.2f}"), number(found.get("swapped"), form, unknown=""))
+
+
+def provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What reproduces the figures, by name; what is not known is left out."""
+    seed = results.get("request", {}).get("seed")
+    known = {
+        "command": results.get("command"),
+        "rows": f"{results['rows']:,}",
+        "rows trained on": results.get("rows_trained_on"),
+        "digest of the rows": results.get("digest"),
+        "seed": None if seed is None else str(seed),
+        "versions": ", ".join(f"{name} {value}" for name, value in (results.get("versions") or {}).items()),
+        "date": results.get("created"),
+    }
+    return [(name, str(value)) for name, value in known.items() if value]

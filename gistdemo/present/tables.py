@@ -1,0 +1,143 @@
+"""What the Evaluate tab shows of evaluations: figures, one row in all its answers, references of others, the leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from gistdemo.conditions import CONDITIONS
+from gistdemo.evaluate.results import Evaluation
+from gistdemo.metrics import FLAGS, Flag, shared_words
+from gistdemo.present.cells import highlight
+from gistdemo.present.entries import Entry, by_checkpoint, entries_of, gap_of, mean_of, name_of, recovery_of, share_of
+from gistdemo.present.markup import MARKS, Line, Value, draw, number
+from gistdemo.present.panels import note
+
+Column = Callable[[Entry], Any]  # an entry -> what stands in its cell (see `Line`)
+
+
+def figures(results: Mapping[str, Any], view: str = "Overview") -> Markup:
+    """Every checkpoint x condition x k of an evaluation with its numbers, n always beside them. view: a key of VIEWS."""
+    columns = VIEWS[view]
+
+    def line(e: Entry) -> Line:
+        return Line(name_of(e["condition"]), [column(e) for column in columns.values()], e["condition"])
+
+    groups = [(name, list(map(line, entries))) for name, entries in by_checkpoint(results).items()]
+    return draw("tables.figures", ["", *columns], groups, _facts(results, view), results.get("notes", ()))
+
+
+def _facts(results: Mapping[str, Any], view: str) -> list[str]:
+    facts = [f"{results['rows']:,} rows of {results['request'].get('data', '?')}"]
+    if results.get("rows_trained_on"):
+        facts.append(f"{results['rows_trained_on']} OF THEM TRAINED ON: these figures say nothing about unseen instructions")
+    facts.append(f"rows {str(results.get('digest', ''))[7:19]}")
+    if view == "Flags":
+        met = {code for entry in results["answers"] for code in entry["flags"]}
+        facts += [f"{code} {said}" for code, said in FLAGS.items() if code in met]
+    return facts
+
+
+def _mean(e: Entry, name: str, form: str = "{:.1f}", unit: float = 1) -> str:
+    return number(e.get(name), form, unit)
+
+
+def _share(e: Entry, verdict: str) -> Value:
+    return Value(share_of(e, verdict, 0), str(e["verdicts"][verdict]))
+
+
+def _recovery(e: Entry, target: str) -> Value:
+    """With the swapped control, never without."""
+    found = recovery_of(e, target, "swapped {:.2f}")
+    return found if found.small else Value()
+
+
+def _flag_counts(e: Entry) -> Any:
+    return [Value(code, str(count)) for code, count in e["flags"].items()] or Value()
+
+
+def _kept(e: Entry) -> str:
+    if e.get("instruction_tokens") is None or e.get("kept_tokens") is None:
+        return number(None)
+    return f"{e['instruction_tokens']:.1f} → {e['kept_tokens']:.1f}"
+
+
+def _as(written: Callable[..., Any], *what: Any) -> Column:
+    return lambda e: written(e, *what)
+
+
+SIZE: dict[str, Column] = {"k": lambda e: e["k"] or number(None), "n": lambda e: e["n"]}
+ROUGE_L, KIB = _as(mean_of, "rougeL", True), _as(_mean, "kv_bytes", "{:,.0f}", 1024)
+SHARES = {f"{mark} {verdict}": _as(_share, verdict) for verdict, mark in MARKS.items()}
+VIEWS: dict[str, dict[str, Column]] = {
+    "Overview": SIZE
+    | {"ROUGE-L": ROUGE_L, "normalised": _as(_mean, "normalised", "{:.0f}"), "own full": _as(_mean, "rougeL_own")}
+    | {"− truncated": _as(gap_of, "truncated")}
+    | SHARES
+    | {"prompt tok": _as(_mean, "prompt_tokens"), "KV KiB": KIB, "recovery": _as(_recovery, "references")},
+    "Scores": SIZE
+    | {"ROUGE-1": _as(mean_of, "rouge1"), "ROUGE-2": _as(mean_of, "rouge2"), "ROUGE-L": ROUGE_L}
+    | {"own full": _as(mean_of, "rougeL_own"), "− truncated": _as(gap_of, "truncated"), "− full": _as(gap_of, "full")}
+    | {"recovery, references": _as(_recovery, "references"), "recovery, own answers": _as(_recovery, "own_answers")},
+    "Flags": SIZE | SHARES | {"blind": lambda e: e["instruction_blind"], "answers with": _flag_counts},
+    "Cost": SIZE
+    | {"prompt tok": _as(_mean, "prompt_tokens"), "instruction → kept": _kept, "KV KiB": KIB, "answer tok": _as(_mean, "tokens")}
+    | {"first token, s": _as(_mean, "first_token_seconds", "{:.2f}"), "tokens/s": _as(_mean, "tokens_per_second")},
+}
+RANKED = {head: VIEWS["Overview"][head] for head in ("k", "n", "ROUGE-L", "normalised", f"{MARKS['degenerate']} degenerate", "prompt tok")}
+
+
+def no_row(evaluation: Evaluation | None) -> Markup:
+    """What stands in the place of a row: that one is to be chosen, or that this evaluation has none to choose from."""
+    if evaluation is not None and not evaluation.has_rows:
+        return note(
+            "Only the figures of this evaluation are here: its rows and answers are not handed on with the app. "
+            "Evaluate rows of your own, or choose another evaluation above, to see answers one by one."
+        )
+    return note("Choose a row: its answers then stand here side by side.")
+
+
+def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Mapping[str, Any]]) -> Markup:
+    """One example: instruction, input, reference and the chosen answers side by side, flagged places marked. number: from 0."""
+    order = list(CONDITIONS)
+    shown = [
+        (answer, highlight(answer["text"], flags_of(answer), shared_words(answer["text"], example["output"])))
+        for answer in sorted(answers, key=lambda answer: order.index(answer["condition"]))
+    ]
+    return draw("tables.row", number, example, shown)
+
+
+def flags_of(answer: Mapping[str, Any]) -> list[Flag]:
+    """The findings about one answer (see `gistdemo.evaluate.records`), with their places in its text."""
+    return [Flag.from_dict(flag) for flag in answer["findings"]]
+
+
+def references(found: Sequence[Mapping[str, Any]]) -> Markup:
+    """Figures of others beside ours: theirs, as published, with what differs."""
+    heads = ("", "model", "rows", "condition", "k", "ROUGE-L", "normalised")
+    lines = []
+    for r in found:
+        scores = [number(r["rougeL"]), number(r["normalised"], "{:.0f}")]
+        lines.append(Line(r["source"], [r["model"], r["split"], r["condition"], r["k"] or number(None), *scores]))
+    return draw("tables.references", heads, lines, {r["source"]: r["note"] for r in found if r["note"]})
+
+
+def leaderboard(evaluations: Sequence[Evaluation]) -> Markup:
+    """Gist figures of all evaluations, those on the same rows together."""
+    groups: dict[str, list[tuple[Evaluation, Entry]]] = {}
+    for evaluation in evaluations:
+        for entry in entries_of(evaluation.results):
+            if entry["condition"] == "gist":
+                groups.setdefault(str(evaluation.results.get("digest", "")), []).append((evaluation, entry))
+    if not groups:
+        return note("No evaluation with a gist condition yet.")
+    return draw("tables.leaderboard", ["", "evaluation", *RANKED], [_ranking(digest, found) for digest, found in groups.items()])
+
+
+def _ranking(digest: str, found: Sequence[tuple[Evaluation, Entry]]) -> tuple[str, list[Line]]:
+    results = found[0][0].results
+    best_first = sorted(found, key=lambda pair: -(pair[1]["rougeL"] or 0))
+    lines = [Line(e["checkpoint"], [one.title, *(column(e) for column in RANKED.values())]) for one, e in best_first]
+    return f"{results['rows']} rows of {results['request'].get('data', '?')} ({digest[7:19]})", lines

@@ -1,0 +1,209 @@
+"""Make anew what is derived from the checkpoints: the evaluations that come with the app, docs/FIGURES.md, the tables of README and About.
+
+    python scripts/rebuild.py --data DATA [--work WORK] [--only embedded-examples]   measure, then write; an interrupted run goes on
+    python scripts/rebuild.py                                                        write from the evaluations that are there
+
+DATA: folder with Alpaca rows, train.jsonl and validation_unseen.jsonl. Of their evaluations only the figures are shipped; the answers to the
+embedded examples come with the app. WORK (default: runs/rebuild) keeps what was answered so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_checkpoints
+from gistdemo.cli.output import log_to_stderr
+from gistdemo.conditions import CONDITIONS
+from gistdemo.evaluate.request import EvaluationRequest
+from gistdemo.evaluate.results import RESULTS_FILE, find_evaluations, keep_beside, read_results
+from gistdemo.evaluate.run import evaluate
+from gistdemo.metrics import VERDICTS
+from gistdemo.present.markdown import markdown_table
+from gistdemo.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINTS = ("base", "instruct-embeddings", "base-joint", "instruct")
+KS = (1, 2, 4, 8, 16)
+ALL = tuple(CONDITIONS)
+TARGETS = {"references": "reference answers", "own_answers": "its own full-prompt answers"}
+FIGURES_HEAD = """# All figures
+
+Written by `python scripts/rebuild.py` from `assets/evaluations/` and `checkpoints/`; do not edit. Each table names the command that measured it; DATA is a
+folder with Alpaca rows. Machine: two CPU cores, fp32. What to read from them: README.md and the About tab.
+"""
+RECOVERY_NOTE = (
+    "In brackets the control, another row's gist: near 0 it tells nothing about the row, below 0 it misleads, and a value as high as the recovery "
+    "itself means that the vectors learnt how answers sound and hardly what was asked. Above 1: part of what was learnt is how such answers sound."
+)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An evaluation that comes with the app. with_answers: rows and answers too, not only what they add up to."""
+
+    id: str
+    title: str
+    request: EvaluationRequest
+    with_answers: bool
+
+
+def shipped(data: Path) -> tuple[Shipped, ...]:
+    """What is measured. data: folder with Alpaca rows."""
+    unseen = str(data / "validation_unseen.jsonl")
+    return (
+        Shipped("alpaca-unseen-200", "200 unseen Alpaca rows", EvaluationRequest(CHECKPOINTS, unseen, 200, 0, ALL, KS), False),
+        Shipped(
+            "embedded-examples", "The embedded examples", EvaluationRequest(CHECKPOINTS, "assets/examples.jsonl", 0, 0, ALL, (4,)), True
+        ),
+    )
+
+
+def measure(one: Shipped, work: Path, settings: Settings) -> None:
+    """Evaluate, or go on with it, and put the result where the app finds it and beside the checkpoints."""
+    results = evaluate(one.request, work / one.id, settings, one.title)
+    place = settings.assets_dir / "evaluations" / one.id
+    place.mkdir(parents=True, exist_ok=True)
+    names = [RESULTS_FILE, *(["rows.jsonl", "timings.jsonl", "examples.jsonl"] if one.with_answers else [])]
+    for name in names:
+        shutil.copy(work / one.id / name, place / name)
+    if not one.with_answers:
+        for name in one.request.checkpoints:
+            keep_beside(results, name, find_row(name, settings).entry.folder / EVALUATION_FILE)
+
+
+# --- what is written ------------------------------------------------------------------------------------------------------
+
+
+def figures_page(settings: Settings) -> str:
+    """docs/FIGURES.md."""
+    parts = [FIGURES_HEAD, "## Recovery at the end of training\n", *recovery_table(settings), "", RECOVERY_NOTE, ""]
+    for evaluation in sorted(find_evaluations([settings.assets_dir / "evaluations"]), key=lambda e: e.id):
+        parts += [f"## {evaluation.title}\n", markdown_table(evaluation.results)]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def recovery_table(settings: Settings) -> list[str]:
+    """One line per checkpoint and kind of answers, as kept in its manifest."""
+    lines = [f"| recovery | {' | '.join(f'k={k}' for k in KS)} |", "| --- |" + " --- |" * len(KS)]
+    for entry in list_checkpoints((settings.shipped_checkpoints_dir,)):
+        for target, title in TARGETS.items():
+            by_k = entry.manifest.recovery[target]["by_k"]
+            cells = [f"{by_k[str(k)]['recovery']:.2f} ({by_k[str(k)]['swapped']:.2f})" for k in KS]
+            lines.append(f"| `{entry.name}`, {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def readme_block(settings: Settings) -> str:
+    """The tables under "Figures" in README."""
+    unseen, examples = (
+        read_results(settings.assets_dir / "evaluations" / name).results for name in ("alpaca-unseen-200", "embedded-examples")
+    )
+    parts = [
+        f"Greedy answers of 64 tokens at most to {unseen['rows']} Alpaca rows whose instructions were not trained on, k = 4 (all k: `docs/FIGURES.md`). "
+        f"ROUGE-L with a bootstrap 95 % interval; normalised: no instruction 0, full prompt 100.",
+        "",
+        *_command(unseen),
+        "| row | condition | ROUGE-L | normalised | healthy | warning | degenerate | prompt tokens |",
+        "| --- |" + " --- |" * 7,
+        *(_answer_line(entry) for entry in unseen["answers"] if entry["k"] in (0, 4)),
+        "",
+        f"Verdicts on all {examples['rows']} embedded examples (the answers come with the app, Evaluate tab), k = 4:",
+        "",
+        *verdict_table(examples),
+        "",
+        "**Recovery**: how much of the instruction's effect on the likelihood of held-out answers a gist of k tokens keeps (0 = none, 1 = lossless). "
+        "Measured at the end of each training run on 48 rows (`instruct`: 64) whose instructions were not trained on. " + RECOVERY_NOTE,
+        "",
+        *recovery_table(settings),
+    ]
+    return "\n".join(parts)
+
+
+def about_block(settings: Settings) -> str:
+    """The table under "Measured here" in the About tab."""
+    unseen = read_results(settings.assets_dir / "evaluations" / "alpaca-unseen-200").results
+    titles = {entry.name: entry.manifest.title for entry in list_checkpoints((settings.shipped_checkpoints_dir,))}
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in unseen["answers"]:
+        if entry["k"] in (0, 4):
+            rows.setdefault(entry["checkpoint"], {})[entry["condition"]] = entry
+    shown = ("full", "gist", "truncated", "none", "blind")
+    lines = [
+        f"ROUGE-L on {unseen['rows']} Alpaca rows whose instructions were not trained on, greedy, k = 4, and the share of degenerate answers; intervals, "
+        "all k and recovery are in the **Evaluate** tab.",
+        "",
+        f"| n = {unseen['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in shown)} | degenerate, full / gist |",
+        "| --- |" + " --- |" * (len(shown) + 1),
+    ]
+    for name, found in rows.items():
+        bad = " / ".join(_share(found[condition], "degenerate") for condition in ("full", "gist"))
+        scores = " | ".join(f"{found[condition]['rougeL']:.1f}" for condition in shown)
+        lines.append(f"| {titles.get(name, name)} | {scores} | {bad} |")
+    return "\n".join([*lines, "", f"`{unseen['command']}`"])
+
+
+def verdict_table(results: dict[str, Any]) -> list[str]:
+    """Healthy and degenerate answers, counted, by checkpoint and condition."""
+    names = list(dict.fromkeys(entry["condition"] for entry in results["answers"]))
+    lines = [f"| healthy / degenerate of {results['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in names)} |"]
+    lines.append("| --- |" + " --- |" * len(names))
+    for checkpoint in dict.fromkeys(entry["checkpoint"] for entry in results["answers"]):
+        found = {e["condition"]: e["verdicts"] for e in results["answers"] if e["checkpoint"] == checkpoint}
+        cells = [f"{found[name]['healthy']} / {found[name]['degenerate']}" for name in names]
+        lines.append(f"| `{checkpoint}` | {' | '.join(cells)} |")
+    return lines
+
+
+def _answer_line(entry: dict[str, Any]) -> str:
+    low, high = entry["intervals"]["rougeL"]
+    title = CONDITIONS[entry["condition"]].title.lower() + (f", k={entry['k']}" if entry["k"] else "")
+    normalised = "-" if entry["normalised"] is None else f"{entry['normalised']:.0f}"
+    shares = " | ".join(_share(entry, verdict) for verdict in VERDICTS)
+    scores = f"{entry['rougeL']:.1f} [{low:.1f}, {high:.1f}] | {normalised}"
+    return f"| `{entry['checkpoint']}` | {title} | {scores} | {shares} | {entry['prompt_tokens']:.1f} |"
+
+
+def _share(entry: dict[str, Any], verdict: str) -> str:
+    return f"{100 * entry['verdicts'][verdict] / entry['n']:.0f} %"
+
+
+def _command(results: dict[str, Any]) -> Sequence[str]:
+    return ("```sh", results["command"].replace("--data validation", "--data DATA/validation"), "```", "")
+
+
+def replace_block(path: Path, name: str, text: str) -> None:
+    """Put a text between <!-- NAME --> and <!-- /NAME --> of a Markdown file."""
+    before = path.read_text(encoding="utf-8")
+    after, count = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m: m[1] + text + m[2], before, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit(f"{path.name} has {count} places <!-- {name} --> ... <!-- /{name} -->; exactly one is needed.")
+    path.write_text(after, encoding="utf-8")
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with Alpaca rows; without it nothing is measured")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "rebuild", help="folder that keeps what was answered so far")
+    parser.add_argument("--only", help="measure this evaluation only")
+    args = parser.parse_args(None if arguments is None else list(arguments))
+    log_to_stderr()
+    settings = Settings.from_env()
+    for one in shipped(args.data) if args.data else ():
+        if args.only in (None, one.id):
+            measure(one, args.work, settings)
+    (ROOT / "docs" / "FIGURES.md").write_text(figures_page(settings), encoding="utf-8")
+    replace_block(ROOT / "README.md", "figures", readme_block(settings))
+    replace_block(settings.assets_dir / "about.md", "figures", about_block(settings))
+
+
+if __name__ == "__main__":
+    main()
