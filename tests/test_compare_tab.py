@@ -18,9 +18,9 @@ from gistdemo.grid import Cell, CompareRequest, Snapshot
 from gistdemo.model.embedded import EMBEDDED, GEMMA, SMOLLM2
 from gistdemo.prompts import Example
 from gistdemo.ui.build import from_query
-from gistdemo.ui.compare_tab import CompareTab, Running, _export, _summary
+from gistdemo.ui.compare_tab import CompareTab, Form, Running, _export, _summary
 
-FIELDS = ("instruction", "input", "reference", "checkpoints", "conditions", "k", "limit", "temperature", "top_p", "seed")
+FIELDS = [field.name for field in dataclasses.fields(Form)]
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_backbone_added_by_hand_is_offered_chosen_and_compared(tab, tmp_path):
     assert "&#39;toy-model&#39; is a row now" in line and tab.rows_offered()[-1].name == folder
     again, _ = tab.add_row(folder, group.value)
     assert again.value == ["instruct", folder] and len(tab.rows_offered()) == 5, "added once"
-    request = tab._request("Add.", "", "", [folder, "instruct"], ["gist", "full"], 4, 8, 0, 1, 0)
+    request = tab._request(Form("Add.", "", "", [folder, "instruct"], ["gist", "full"], 4, 8, 0, 1, 0))
     assert request.checkpoints == ("instruct", folder) and request.conditions == ("full", "gist")
 
 

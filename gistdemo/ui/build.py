@@ -105,7 +105,7 @@ def _restore_from_link(page: gr.Blocks, tab: CompareTab, quick: dict[str, Any]) 
     def restore(request: gr.Request) -> list[Any]:
         return from_query(dict(request.query_params), tab)
 
-    page.load(restore, None, tab.shared_fields(), queue=False, **quick)
+    page.load(restore, None, tab.widgets(), queue=False, **quick)
 
 
 def from_query(query: dict[str, str], tab: CompareTab) -> list[Any]:

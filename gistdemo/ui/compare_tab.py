@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,22 @@ class Running:
         with self._lock:
             if self._events.get(page) is event:
                 del self._events[page]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the form holds, as its widgets give it: in this order everywhere, links included."""
+
+    instruction: str | None
+    input: str | None
+    reference: str | None
+    checkpoints: list[str]
+    conditions: list[str]
+    k: float
+    limit: float
+    temperature: float
+    top_p: float
+    seed: float | None
 
 
 class CompareTab:
@@ -195,33 +213,21 @@ class CompareTab:
             self.load_source, self.path, [self.source, self.table, self.category, status], show_progress="hidden", api_visibility="private"
         )
         gr.on([self.add_model.click, self.model.submit], self.add_row, [self.model, self.checkpoints], [self.checkpoints, status], **quick)
-        settings = [self.checkpoints, self.conditions, self.k, self.limit, self.temperature, self.top_p, self.seed]
         watched = [self.grid, self.seen, status, self.export, self.last]
         heavy: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "model", "api_visibility": "private"}
-        gr.on([self.go.click, self.instruction.submit], self.run, [*fields, *settings], watched, **heavy)
-        self._run_arguments = {"fn": self.run, "inputs": [*fields, *settings], "outputs": watched, **heavy}
-        self.k.release(self.rerun, [self.last, *fields, *settings], watched, trigger_mode="multiple", **heavy)
+        gr.on([self.go.click, self.instruction.submit], self.run, self.widgets(), watched, **heavy)
+        self._run_arguments = {"fn": self.run, "inputs": self.widgets(), "outputs": watched, **heavy}
+        self.k.release(self.rerun, [self.last, *self.widgets()], watched, trigger_mode="multiple", **heavy)
         self.stop.click(self.stop_running, None, status, **quick)
-        self.link.click(None, [*fields, *settings], None, js="gistdemoCopyLink", api_visibility="private")
+        self.link.click(None, self.widgets(), None, js="gistdemoCopyLink", api_visibility="private")
 
     def run_after(self, event: Any) -> None:
         """Compare what the form holds once an event of another tab has filled it."""
         event.success(**self._run_arguments)
 
-    def shared_fields(self) -> list[Any]:
-        """What a link restores, in the order of `from_query`."""
-        return [
-            self.instruction,
-            self.input,
-            self.reference,
-            self.checkpoints,
-            self.conditions,
-            self.k,
-            self.limit,
-            self.temperature,
-            self.top_p,
-            self.seed,
-        ]
+    def widgets(self) -> list[Any]:
+        """The form's widgets, in the order of `Form`; a link restores them all."""
+        return [getattr(self, field.name) for field in dataclasses.fields(Form)]
 
     # --- handlers --------------------------------------------------------------------------------------------------
 
@@ -297,66 +303,28 @@ class CompareTab:
             panels.status(f"{count:,} examples from {source}; the first {min(count, SHOWN_ROWS)} are listed, search finds all"),
         )
 
-    def run(
-        self,
-        instruction: str | None,
-        given: str | None,
-        reference: str | None,
-        checkpoints: list[str],
-        conditions: list[str],
-        k: float,
-        limit: float,
-        temperature: float,
-        top_p: float,
-        seed: float | None,
-        page: gr.Request,
-    ) -> Iterator[Shown]:
-        """Compare and stream: yields (grid, tokens seen, status, export, last comparison)."""
-        request = self._request(instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed)
-        yield from self._watch(request, str(page.session_hash))
+    def run(self, page: gr.Request, *form: Any) -> Iterator[Shown]:
+        """Compare and stream: yields (grid, tokens seen, status, export, last comparison). form: the values of `Form`."""
+        yield from self._watch(self._request(Form(*form)), str(page.session_hash))
 
-    def rerun(
-        self,
-        last: tuple[CompareRequest, tuple[Cell, ...]] | None,
-        instruction: str | None,
-        given: str | None,
-        reference: str | None,
-        checkpoints: list[str],
-        conditions: list[str],
-        k: float,
-        limit: float,
-        temperature: float,
-        top_p: float,
-        seed: float | None,
-        page: gr.Request,
-    ) -> Iterator[Shown]:
+    def rerun(self, page: gr.Request, last: tuple[CompareRequest, tuple[Cell, ...]] | None, *form: Any) -> Iterator[Shown]:
         """After a move of k: compare again if something has been compared, or is being compared just now; keep what k does not touch."""
         if last is None and not self.running.has(str(page.session_hash)):
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
-        request = self._request(instruction, given, reference, checkpoints, conditions, k, limit, temperature, top_p, seed)
+        request = self._request(Form(*form))
         kept = reusable(last[1], last[0], request) if last else ()
         yield from self._watch(request, str(page.session_hash), kept)
 
-    def _request(
-        self,
-        instruction: str | None,
-        given: str | None,
-        reference: str | None,
-        checkpoints: list[str],
-        conditions: list[str],
-        k: float,
-        limit: float,
-        temperature: float,
-        top_p: float,
-        seed: float | None,
-    ) -> CompareRequest:
-        """The form's values as a request: rows in the order of the registry, columns in the order of the conditions."""
-        sampling = Sampling(int(limit), float(temperature), float(top_p), int(seed or 0))
+    def _request(self, form: Form) -> CompareRequest:
+        """The form as a request: rows in the order of the registry, columns in the order of the conditions."""
+        sampling = Sampling(int(form.limit), float(form.temperature), float(form.top_p), int(form.seed or 0))
         order = [name for _, name in self.checkpoint_choices()]
-        chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
-        columns = tuple(c for c in CONDITIONS if c in conditions)
-        return CompareRequest(Example(instruction or "", given or "", reference or ""), chosen, columns, int(k), sampling)
+        chosen = tuple(sorted(form.checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
+        columns = tuple(c for c in CONDITIONS if c in form.conditions)
+        return CompareRequest(
+            Example(form.instruction or "", form.input or "", form.reference or ""), chosen, columns, int(form.k), sampling
+        )
 
     def _watch(self, request: CompareRequest, page: str, kept: tuple[Cell, ...] = ()) -> Iterator[Shown]:
         shown = {row.name: row for row in self.rows_offered()}
