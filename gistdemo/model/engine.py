@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,7 +126,9 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
 
-    def stream(self, rows: Sequence[EngineRow], sampling: Sampling, stop: threading.Event | None = None) -> Iterator[RowReady | TokenEvent]:
+    def stream(
+        self, rows: Sequence[EngineRow], sampling: Sampling, stop: threading.Event | None = None
+    ) -> Generator[RowReady | TokenEvent, None, None]:
         """Generate all rows together.
 
         Yields RowReady once per row whose prompt could be read, then TokenEvents step by step; within a step in row order.
