@@ -58,12 +58,12 @@ class Shipped:
 
 def shipped(data: Path) -> tuple[Shipped, ...]:
     """What is measured. data: folder with Alpaca rows."""
-    unseen = str(data / "validation_unseen.jsonl")
+    unseen, own = str(data / "validation_unseen.jsonl"), "assets/examples.jsonl"
     return (
-        Shipped("alpaca-unseen-200", "200 unseen Alpaca rows", EvaluationRequest(CHECKPOINTS, unseen, 200, 0, ALL, KS), False),
         Shipped(
-            "embedded-examples", "The embedded examples", EvaluationRequest(CHECKPOINTS, "assets/examples.jsonl", 0, 0, ALL, (4,)), True
+            "alpaca-unseen-200", "200 unseen Alpaca rows", EvaluationRequest(CHECKPOINTS, unseen, 200, 0, ALL, KS, recovery=False), False
         ),
+        Shipped("embedded-examples", "The embedded examples", EvaluationRequest(CHECKPOINTS, own, 0, 0, ALL, (4,), recovery=False), True),
     )
 
 
@@ -138,8 +138,8 @@ def about_block(settings: Settings) -> str:
             rows.setdefault(entry["checkpoint"], {})[entry["condition"]] = entry
     shown = ("full", "gist", "truncated", "none", "blind")
     lines = [
-        f"ROUGE-L on {unseen['rows']} Alpaca rows whose instructions were not trained on, greedy, k = 4, and the share of degenerate answers; intervals, "
-        "all k and recovery are in the **Evaluate** tab.",
+        f"ROUGE-L on {unseen['rows']} Alpaca rows whose instructions were not trained on, greedy, k = 4, and the share of degenerate answers; intervals "
+        "and all k are in the **Evaluate** tab, recovery in **Checkpoints**.",
         "",
         f"| n = {unseen['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in shown)} | degenerate, full / gist |",
         "| --- |" + " --- |" * (len(shown) + 1),
@@ -166,7 +166,7 @@ def verdict_table(results: dict[str, Any]) -> list[str]:
 def _answer_line(entry: dict[str, Any]) -> str:
     low, high = entry["intervals"]["rougeL"]
     title = CONDITIONS[entry["condition"]].title.lower() + (f", k={entry['k']}" if entry["k"] else "")
-    normalised = "-" if entry["normalised"] is None else f"{entry['normalised']:.0f}"
+    normalised = "-" if entry["normalised"] is None else str(round(entry["normalised"]))
     shares = " | ".join(_share(entry, verdict) for verdict in VERDICTS)
     scores = f"{entry['rougeL']:.1f} [{low:.1f}, {high:.1f}] | {normalised}"
     return f"| `{entry['checkpoint']}` | {title} | {scores} | {shares} | {entry['prompt_tokens']:.1f} |"

@@ -619,7 +619,7 @@ def test_the_download_is_what_is_on_the_screen(app, pool):
         assert card.locator(".gd-text").text_content() == cell["text"]
         assert cell["verdict"] in card.locator(".gd-badge").inner_text()
         assert card.locator(".gd-rouge strong").inner_text() == f"{cell['rouge']['rougeL']:.1f}"
-        assert card.locator(".gd-flags code").all_inner_texts() == [flag["code"] for flag in cell["flags"]]
+        assert card.locator(".gd-flags code").all_inner_texts() == [flag["code"] for flag in cell["flags"] + cell["facts"]]
 
 
 # --- looks -----------------------------------------------------------------------------------------------------------
