@@ -30,11 +30,13 @@ from gistdemo.settings import Settings
 
 # Files that take more than a few seconds: they train, generate much, or start processes. `make test-fast` leaves them out.
 SLOW = (
+    "test_adapter_files",
     "test_archive",
     "test_cli",
     "test_conversion",
     "test_embedded",
     "test_evaluate",
+    "test_evaluate_tab",
     "test_families",
     "test_jobs",
     "test_no_leak",
