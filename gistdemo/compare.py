@@ -47,7 +47,7 @@ class _Planned:
     cell: int
     plan: PromptPlan
     pieces: tuple[Piece, ...]
-    reads_instruction: bool
+    blind: bool
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class _Grid:
         elif isinstance(event, _Planned):
             p = event.plan
             counts = {"prompt_tokens": p.prompt_tokens, "instruction_tokens": p.instruction_tokens, "kept_tokens": p.kept_tokens}
-            self._update(event.cell, pieces=event.pieces, reads_instruction=event.reads_instruction, **counts)
+            self._update(event.cell, pieces=event.pieces, blind=event.blind, **counts)
         elif isinstance(event.event, RowReady):
             if self._loading and event.cell in self._loading.cells:
                 self._loading = None
@@ -223,7 +223,7 @@ class _Grid:
             cell.text,
             self.request.example,
             finish_reason=cell.finish_reason,
-            reads_instruction=cell.reads_instruction or not CONDITIONS[cell.condition].holds_instruction,
+            blind=cell.blind,
             full_text=self._text(cell, "full") if finished else None,
             none_text=self._text(cell, "none") if finished else None,
         )
@@ -311,14 +311,14 @@ def _prepare(
         try:
             planned = loaded.plan(request.example, condition, request.k)
             row = loaded.row(planned)
-            reads = loaded.reads_instruction(request.example, condition, request.k)
+            blind = loaded.is_blind(planned, request.example, condition, request.k)
         except GistDemoError as error:
             events.put(_Failed(number, one_line(error)))
             unfinished.discard(number)
             continue
         decode = base.tokenizer.decode
         pieces = tuple(Piece(kind, fate, tuple(decode([i]) for i in ids)) for kind, fate, ids in planned.pieces)
-        events.put(_Planned(number, planned, pieces, reads))
+        events.put(_Planned(number, planned, pieces, blind))
         numbers.append(number)
         rows.append(row)
     return numbers, rows, base.engine if base else None

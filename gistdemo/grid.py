@@ -82,7 +82,7 @@ class Cell:
     rouge_normalised: float | None = None
     diagnosis: Assessment | None = None
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
-    reads_instruction: bool = True
+    blind: bool = False  # its instruction was never read
 
     @property
     def ratio(self) -> float | None:

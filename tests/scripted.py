@@ -109,7 +109,7 @@ class ScriptedPool:
         def made(plan: PromptPlan) -> ScriptedRow:
             return ScriptedRow(row.name, plan, encoder)
 
-        return base, SimpleNamespace(encoder=encoder, plan=real.plan, reads_instruction=real.reads_instruction, row=made)
+        return base, SimpleNamespace(encoder=encoder, plan=real.plan, is_blind=real.is_blind, row=made)
 
     @property
     def running(self) -> int:

@@ -477,10 +477,10 @@ def test_the_verdict_rests_on_the_text_and_its_prompt_alone(text):
     """Whatever else is known adds facts and changes neither verdict nor findings."""
     alone = assess(text, ASKED)
     for finish_reason in ("eos", "limit", "stopped", None):
-        for reads in (True, False):
-            found = assess(text, ASKED, finish_reason=finish_reason, reads_instruction=reads, full_text=text, none_text=LOOPING)
+        for blind in (False, True):
+            found = assess(text, ASKED, finish_reason=finish_reason, blind=blind, full_text=text, none_text=LOOPING)
             assert (found.verdict, found.flags, found.scores) == (alone.verdict, alone.flags, alone.scores)
-            assert [fact.code for fact in found.facts if fact.code == "F7"] == ([] if reads else ["F7"])
+            assert [fact.code for fact in found.facts if fact.code == "F7"] == (["F7"] if blind else [])
     assert (alone.verdict, alone.flags) == (diagnose(text, ASKED.instruction).verdict, diagnose(text, ASKED.instruction).flags)
 
 

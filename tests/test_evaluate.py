@@ -416,7 +416,7 @@ def test_answers_of_older_versions_are_judged_anew_with_places(made, settings, t
     """Until 2026-11-24 a record had the codes of its flags only, and nothing beside the verdict."""
     evaluate(made, tmp_path / "out", settings)
     whole = read_records(tmp_path / "out")
-    older = [{key: v for key, v in record.items() if key not in ("findings", "facts", "reads_instruction")} for record in whole]
+    older = [{key: v for key, v in record.items() if key not in ("findings", "facts", "blind")} for record in whole]
     (tmp_path / "out" / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in older), encoding="utf-8")
     found = read_records(tmp_path / "out")
     same = ("checkpoint", "condition", "k", "row", "text", "rougeL", "verdict", "flags", "findings")

@@ -73,11 +73,13 @@ class LoadedCheckpoint:
             )
         return plan(self.encoder.encode(example), condition, k, self.anchored)
 
-    def reads_instruction(self, example: Example, condition: Condition, k: int) -> bool:
-        """Whether the prompt would be another one if the instruction were another one."""
+    def is_blind(self, planned: PromptPlan, example: Example, condition: Condition, k: int) -> bool:
+        """Whether something stands in the instruction's place that would be the same for another instruction. planned: of this example."""
+        if not condition.holds_instruction:
+            return False
         other = dataclasses.replace(example, instruction=next(c for c in CONTROLS if c != example.instruction.strip()))
-        planned, control = self.plan(example, condition, k), self.plan(other, condition, k)
-        return (planned.compress_ids, planned.prompt_ids) != (control.compress_ids, control.prompt_ids)
+        control = self.plan(other, condition, k)
+        return (planned.compress_ids, planned.prompt_ids) == (control.compress_ids, control.prompt_ids)
 
     def row(self, plan: PromptPlan) -> EngineRow:
         """The engine row of a plan made by `plan`."""

@@ -56,7 +56,7 @@ class _Item:
     k: int
     row: int
     plan: PromptPlan
-    reads_instruction: bool
+    blind: bool
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def batches(request: EvaluationRequest, examples: Sequence[Example], subjects: S
         for condition, k in (setting for setting in request.settings() if subject.can(setting[0])):
             for row, example in enumerate(examples):
                 plan = subject.loaded.plan(example, CONDITIONS[condition], k)
-                reads = subject.loaded.reads_instruction(example, CONDITIONS[condition], k)
+                blind = subject.loaded.is_blind(plan, example, CONDITIONS[condition], k)
                 slots = 0 if plan.compress_ids is None else plan.k
                 key = (plan.compress_ids, plan.prompt_ids, slots, plan.anchored_tokens)
-                groups.setdefault(key, []).append(_Item(condition, k, row, plan, reads))
+                groups.setdefault(key, []).append(_Item(condition, k, row, plan, blind))
         prompts = sorted((tuple(items) for items in groups.values()), key=lambda items: items[0].plan.prompt_tokens)
         made += [Batch(subject, tuple(prompts[n : n + BATCH])) for n in range(0, len(prompts), BATCH)]
     return made
@@ -159,9 +159,7 @@ def _answered(batch: Batch, limit: int) -> Iterator[dict[str, Any]]:
         for item in items:
             sizes = {name: getattr(item.plan, name) for name in ("prompt_tokens", "instruction_tokens", "kept_tokens")}
             key = {"checkpoint": batch.subject.name, "condition": item.condition, "k": item.k, "row": item.row}
-            yield (
-                key | {name: value for name, value in made.items() if name != "ids"} | sizes | {"reads_instruction": item.reads_instruction}
-            )
+            yield key | {name: value for name, value in made.items() if name != "ids"} | sizes | {"blind": item.blind}
 
 
 def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict[str, Any]]:

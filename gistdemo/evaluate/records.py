@@ -1,8 +1,8 @@
 """Records of answers as an evaluation keeps them, line by line in rows.jsonl: judged, written, read and brought up to date. No torch.
 
-A record: checkpoint, condition, k, row (number of its example), text, tokens, finish_reason, reads_instruction, prompt_tokens,
-instruction_tokens, kept_tokens, kv_bytes (None: unknown); and of `assess` rouge1, rouge2, rougeL (0..100, None without reference), verdict,
-flags (codes of the findings that warn or fail), findings and facts (whole flags).
+A record: checkpoint, condition, k, row (number of its example), text, tokens, finish_reason, blind (its instruction was never read),
+prompt_tokens, instruction_tokens, kept_tokens, kv_bytes (None: unknown); and of `assess` rouge1, rouge2, rougeL (0..100, None without
+reference), verdict, flags (codes of the findings that warn or fail), findings and facts (whole flags).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gistdemo.conditions import CONDITIONS
 from gistdemo.json_lines import read
 from gistdemo.metrics import ROUGE, Assessment, assess
 from gistdemo.prompts import Example
@@ -35,8 +34,7 @@ def _assessed(record: Record, example: Example, beside: Mapping[tuple[str, str, 
         record["text"],
         example,
         finish_reason=record["finish_reason"],
-        # not kept before 2026-11-24, nor known of answers of other programs
-        reads_instruction=record.get("reads_instruction", True) or not CONDITIONS[condition].holds_instruction,
+        blind=record.get("blind", False),  # not kept before 2026-11-24, nor known of answers of other programs
         full_text=others.get("full"),
         none_text=others.get("none"),
     )

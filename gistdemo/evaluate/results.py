@@ -114,7 +114,7 @@ def table(rows: Sequence[dict[str, Any]], examples: Sequence[dict[str, str]]) ->
     import pandas
 
     names = ("instruction", "input", "output")
-    inner = ("findings", "facts", "reads_instruction")
+    inner = ("findings", "facts", "blind")
     rows = [{key: value for key, value in row.items() if key not in inner} for row in rows]
     lines = [{**row, "flags": " ".join(row["flags"]), **{name: examples[row["row"]][name] for name in names}} for row in rows]
     return pandas.DataFrame(lines).rename(columns={"text": "answer", "output": "reference"})

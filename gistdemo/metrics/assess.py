@@ -42,21 +42,21 @@ def assess(
     example: Example,
     *,
     finish_reason: str | None = None,
-    reads_instruction: bool = True,
+    blind: bool = False,
     full_text: str | None = None,
     none_text: str | None = None,
 ) -> Assessment:
     """Judge one complete answer.
 
-    finish_reason: "eos", "limit", "stopped" or "error"; None: not known, or not ended yet. reads_instruction: whether another instruction
-    would have made another prompt. full_text, none_text: the same model's answer to the full prompt, and without the instruction.
+    finish_reason: "eos", "limit", "stopped" or "error"; None: not known, or not ended yet. blind: another instruction would have
+    made the same prompt. full_text, none_text: the same model's answer to the full prompt, and without the instruction.
     """
     found = diagnose(text, example.instruction, example.input)
     facts = []
-    if not reads_instruction:
+    if blind:
         facts.append(Flag("F7", "instruction_blind", "warn", None, NEVER_READ))
     if finish_reason == "limit":
-        facts.append(Flag("F2", "hit_limit", "info", None, "reached the token limit without ending"))
+        facts.append(Flag("F2", "hit_limit", "info", None, "cut before it ended by itself"))
     own = _normalised(text)
     if own and full_text is not None and own == _normalised(full_text):
         facts.append(Flag("F10", "identical_to_full", "info", None, "the same answer as with the full instruction"))

@@ -1,4 +1,4 @@
-"""Matrix products of few rows on a CPU, exact and two to four times as fast: weights laid out once in the order oneDNN reads them.
+"""Matrix products of few rows on a CPU, exact and up to four times as fast: weights laid out once in the order oneDNN reads them.
 
 A step of decoding multiplies every weight with a handful of rows. Given a plain weight, the library reads it in an order that wastes
 the memory bus, or copies it first, every time. docs/LOG.md has the times.
