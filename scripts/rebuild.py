@@ -173,7 +173,7 @@ def _answer_line(entry: dict[str, Any]) -> str:
 
 
 def _share(entry: dict[str, Any], verdict: str) -> str:
-    return f"{100 * entry['verdicts'][verdict] / entry['n']:.0f} %"
+    return f"{100 * entry['verdicts'][verdict] / entry['n']:.1f} %"
 
 
 def _command(results: dict[str, Any]) -> Sequence[str]:
