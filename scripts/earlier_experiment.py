@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gistdemo.cli.output import log_to_stderr
 from gistdemo.errors import GistDemoError, one_line
-from gistdemo.evaluate.references import EARLIER_RUN
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.evaluate.run import evaluate
+from gistdemo.results.references import EARLIER_RUN
 from gistdemo.settings import Settings
 from gistdemo.train.presets import read_recipe, with_preset
 from gistdemo.train.run import train

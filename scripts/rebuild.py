@@ -24,10 +24,10 @@ from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_checkpo
 from gistdemo.cli.output import log_to_stderr
 from gistdemo.conditions import CONDITIONS
 from gistdemo.evaluate.request import EvaluationRequest
-from gistdemo.evaluate.results import RESULTS_FILE, find_evaluations, keep_beside, read_results
 from gistdemo.evaluate.run import evaluate
 from gistdemo.metrics import VERDICTS
 from gistdemo.present.markdown import markdown_table
+from gistdemo.results.evaluation import RESULTS_FILE, find_evaluations, keep_beside, read_results
 from gistdemo.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

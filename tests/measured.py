@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, judged
-from gistdemo.evaluate.results import RESULTS_FILE, versions, write_json
-from gistdemo.evaluate.summary import summarise
 from gistdemo.prompts import Example
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, judged
+from gistdemo.results.evaluation import RESULTS_FILE, versions, write_json
+from gistdemo.results.summary import summarise
 
 NASTY = "<script>alert(1)</script>"
 EXAMPLES = [

@@ -6,8 +6,8 @@ import evaluated
 import pytest
 from test_browser import browser  # noqa: F401  (a fixture)
 
-from gistdemo.evaluate.references import reference_table
 from gistdemo.present.report import html_report
+from gistdemo.results.references import reference_table
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default:BROWSER TESTS")]
 ATTACK = "</script><img src=x onerror='window.hacked=1'><script>window.hacked=2</script><a href='javascript:window.hacked=3'>x</a>"

@@ -20,15 +20,15 @@ from gistdemo.cli import build_parser, main
 from gistdemo.errors import DataError, UsageError, WorkStopped
 from gistdemo.evaluate import answers as answers_module
 from gistdemo.evaluate.answers import Subject, answer, batches
-from gistdemo.evaluate.earlier_format import eval_results, sample_outputs, training_metrics
-from gistdemo.evaluate.records import judged, read_records
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
-from gistdemo.evaluate.results import export, find_evaluations, read_results
 from gistdemo.evaluate.run import evaluate
-from gistdemo.evaluate.summary import as_table, summarise
 from gistdemo.json_lines import read
 from gistdemo.metrics import rouge
 from gistdemo.prompts import Example
+from gistdemo.results.answer import judged, read_records
+from gistdemo.results.earlier_format import eval_results, sample_outputs, training_metrics
+from gistdemo.results.evaluation import export, find_evaluations, read_results
+from gistdemo.results.summary import as_table, summarise
 from gistdemo.train.run import train
 
 ROWS = [(f"{example.instruction} {n}", example.output) for n, example in enumerate(EXAMPLES * 2)]

@@ -20,12 +20,12 @@ from gistdemo.cli import build_parser
 from gistdemo.data.alpaca import read_rows
 from gistdemo.data.examples import OWN_EXAMPLES
 from gistdemo.evaluate.request import EvaluationRequest
-from gistdemo.evaluate.results import export, find_evaluations
 from gistdemo.jobs.queue import Jobs
 from gistdemo.jobs.watch import Watch
 from gistdemo.model.embedded import EMBEDDED, SMOLLM2
 from gistdemo.present import tables
 from gistdemo.present.answer_table import Filter, answer_rows
+from gistdemo.results.evaluation import export, find_evaluations
 from gistdemo.settings import PROJECT_DIR
 from gistdemo.ui.evaluate_tab import PICTURES, EvaluateTab
 

@@ -9,9 +9,9 @@ import pytest
 
 from gistdemo.errors import DataError
 from gistdemo.evaluate import imported
-from gistdemo.evaluate.imported import import_results, read_foreign
-from gistdemo.evaluate.results import read_results
 from gistdemo.metrics import rouge
+from gistdemo.results.evaluation import read_results
+from gistdemo.results.imported import import_results, read_foreign
 
 LOOP = "Output:www.google.com\n" * 12
 

@@ -10,12 +10,12 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 from pages import ATTACKS, NASTY, Page, infected, shown
 
-from gistdemo.evaluate.references import reference_table
-from gistdemo.evaluate.results import Evaluation
 from gistdemo.jobs.progress import Progress
 from gistdemo.jobs.record import Job
 from gistdemo.present import job_cards, markup, panels, tables
 from gistdemo.present.markup import Line, Value
+from gistdemo.results.evaluation import Evaluation
+from gistdemo.results.references import reference_table
 from gistdemo.settings import PROJECT_DIR
 
 PACKAGE = PROJECT_DIR / "gistdemo"

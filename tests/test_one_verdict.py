@@ -12,8 +12,6 @@ from scripted import LOOP, ScriptedPool, write_two_checkpoints
 
 from gistdemo.cli import main
 from gistdemo.compare import compare
-from gistdemo.evaluate.imported import read_foreign
-from gistdemo.evaluate.records import judged
 from gistdemo.generation import Sampling
 from gistdemo.grid import CompareRequest
 from gistdemo.metrics import assess
@@ -21,6 +19,8 @@ from gistdemo.present.markup import FLAG_NAMES
 from gistdemo.present.report import html_report
 from gistdemo.present.tables import row_detail
 from gistdemo.prompts import Example
+from gistdemo.results.answer import judged
+from gistdemo.results.imported import read_foreign
 from gistdemo.settings import Settings
 
 ASKED = Example("Describe the sea.", "", "The sea is wide and blue.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gistdemo.evaluate.references import EARLIER, PAPER, reference_table
+from gistdemo.results.references import EARLIER, PAPER, reference_table
 
 
 @pytest.mark.parametrize(("split", "published"), [("seen", 99), ("unseen", 91), ("human", 75)])

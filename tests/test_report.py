@@ -9,10 +9,10 @@ import evaluated
 import pytest
 from pages import NASTY, Page, infected, shown
 
-from gistdemo.evaluate.references import reference_table
 from gistdemo.metrics import FLAGS
 from gistdemo.present.markdown import markdown_table
 from gistdemo.present.report import best_and_worst, html_report
+from gistdemo.results.references import reference_table
 
 
 @pytest.fixture(scope="module")

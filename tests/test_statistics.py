@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gistdemo.evaluate import statistics
-from gistdemo.evaluate.statistics import Interval, mean_interval, paired_difference
+from gistdemo.results.statistics import Interval, mean_interval, paired_difference
 
 SHAPES = {
     "normal": (lambda rng, n: rng.normal(30, 10, n), 30.0),

@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
 
 def _eval(args: argparse.Namespace, settings: Settings) -> int:
     from gistdemo.evaluate.request import EvaluationRequest
-    from gistdemo.evaluate.results import keep_beside
+    from gistdemo.results.evaluation import keep_beside
 
     try:
         ks = tuple(int(part) for part in args.k.split(","))
@@ -81,7 +81,7 @@ def _eval(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_results(results: dict[str, Any], answered: bool) -> None:
-    from gistdemo.evaluate.summary import as_table
+    from gistdemo.results.summary import as_table
 
     seen = f", {results['rows_trained_on']} of them TRAINED ON" if results["rows_trained_on"] else ""
     names = ", ".join(results["request"]["checkpoints"])

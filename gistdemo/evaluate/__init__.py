@@ -1,1 +1,1 @@
-"""How good a checkpoint is on many rows: recovery of known answers, and generated answers scored and flagged."""
+"""Measuring: recovery of known answers, and generated answers of many rows. What is found is kept as `gistdemo.results`."""

@@ -22,12 +22,12 @@ from gistdemo.checkpoint.pool import LoadedBackbone
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import WorkStopped
-from gistdemo.evaluate.records import ROWS_FILE
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.generation import RowReady, Sampling, TokenEvent
 from gistdemo.json_lines import recover
 from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.prompts import Example, PromptPlan
+from gistdemo.results.answer import ROWS_FILE
 
 log = logging.getLogger(__name__)
 BATCH = 32
@@ -97,7 +97,7 @@ def answer(
 ) -> list[dict[str, Any]]:
     """Generate what `folder` does not hold yet; return the records of all batches, in order, with their timings, not judged.
 
-    A record: see `gistdemo.evaluate.records`; and the names in TIMINGS (s, tokens/s within the batch; of the time its batch took, one
+    A record: see `gistdemo.results.answer`; and the names in TIMINGS (s, tokens/s within the batch; of the time its batch took, one
     record's share). on_batch: told how many batches are there. A kill loses at most the batch it falls into.
     Raises: WorkStopped: should_stop, asked after every batch, said so. RuntimeError: a row could not be generated.
     """

@@ -2,9 +2,9 @@
 
 DIR/request.json        what was asked, with the digest of the rows: a folder answers one request
 DIR/examples.jsonl      the rows themselves; records point at them by number
-DIR/rows.jsonl          the answers (see `gistdemo.evaluate.records`)
+DIR/rows.jsonl          the answers (see `gistdemo.results.answer`)
 DIR/recovery.jsonl      one line per checkpoint: what `judge` found
-DIR/eval_results.json   all figures (see `gistdemo.evaluate.results`), with the names of an earlier experiment beside ours
+DIR/eval_results.json   all figures (see `gistdemo.results.evaluation`), with the names of an earlier experiment beside ours
 DIR/sample_outputs.json the first answers under the names of that experiment
 """
 
@@ -25,17 +25,17 @@ from gistdemo.checkpoint.store import trained_marks
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import UsageError, WorkStopped
-from gistdemo.evaluate import earlier_format
 from gistdemo.evaluate.answers import Subject, answer, batches, without_timings
 from gistdemo.evaluate.judge import judge
-from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
-from gistdemo.evaluate.results import RESULTS_FILE, versions, write_json
-from gistdemo.evaluate.summary import summarise
 from gistdemo.json_lines import recover
 from gistdemo.memory import keep_freed_memory, return_freed_memory
 from gistdemo.prompts import Example
+from gistdemo.results import earlier_format
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
+from gistdemo.results.evaluation import RESULTS_FILE, versions, write_json
+from gistdemo.results.summary import summarise
 from gistdemo.settings import Settings
 
 log = logging.getLogger(__name__)

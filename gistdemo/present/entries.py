@@ -1,4 +1,4 @@
-"""The entries of an evaluation's results (see `gistdemo.evaluate.summary`) in words and numbers, the same on the page, in the report and in
+"""The entries of an evaluation's results (see `gistdemo.results.summary`) in words and numbers, the same on the page, in the report and in
 its tables. Names of conditions and checkpoints may be others' own: what is returned is foreign text."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plotly figures of an evaluation: results and rows in (see `gistdemo.evaluate.results`), figures out.
+"""Plotly figures of an evaluation: results and rows in (see `gistdemo.results.evaluation`), figures out.
 
 Colour means the checkpoint where several are drawn, line and marker mean the condition; the legend names each of them once.
 Input without anything to draw gives a figure with a short note; values that are None are left out.

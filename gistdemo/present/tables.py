@@ -8,12 +8,12 @@ from typing import Any
 from markupsafe import Markup
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.evaluate.results import Evaluation
 from gistdemo.metrics import FLAGS, Flag, shared_words
 from gistdemo.present.cells import highlight
 from gistdemo.present.entries import Entry, by_checkpoint, entries_of, gap_of, mean_of, name_of, recovery_of, share_of
 from gistdemo.present.markup import MARKS, Line, Value, draw, number
 from gistdemo.present.panels import note
+from gistdemo.results.evaluation import Evaluation
 
 Column = Callable[[Entry], Any]  # an entry -> what stands in its cell (see `Line`)
 
@@ -110,7 +110,7 @@ def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Mappin
 
 
 def flags_of(answer: Mapping[str, Any]) -> list[Flag]:
-    """The findings about one answer (see `gistdemo.evaluate.records`), with their places in its text."""
+    """The findings about one answer (see `gistdemo.results.answer`), with their places in its text."""
     return [Flag.from_dict(flag) for flag in answer["findings"]]
 
 

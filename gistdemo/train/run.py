@@ -23,11 +23,11 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_row, list_checkpoints
 from gistdemo.checkpoint.store import describe, save_checkpoint
 from gistdemo.errors import TrainingError
-from gistdemo.evaluate.earlier_format import training_metrics
 from gistdemo.evaluate.judge import judge
 from gistdemo.memory import keep_freed_memory
 from gistdemo.model.embedded import EMBEDDED
 from gistdemo.prompts import template_for
+from gistdemo.results.earlier_format import training_metrics
 from gistdemo.settings import Settings
 from gistdemo.train.card import write_card
 from gistdemo.train.config import TrainConfig

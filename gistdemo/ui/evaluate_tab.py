@@ -17,10 +17,7 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
 from gistdemo.data.examples import OWN_EXAMPLES, named_source
 from gistdemo.errors import GistDemoError, UsageError, one_line
-from gistdemo.evaluate.imported import import_results
-from gistdemo.evaluate.references import reference_table
 from gistdemo.evaluate.request import DEFAULT_CONDITIONS, EvaluationRequest
-from gistdemo.evaluate.results import RESULTS_FILE, Evaluation, export, find_evaluations
 from gistdemo.jobs.progress import Progress
 from gistdemo.jobs.record import Job
 from gistdemo.jobs.watch import Watch
@@ -29,6 +26,9 @@ from gistdemo.present.answer_table import HEADERS, ORDERS, Filter, answer_rows
 from gistdemo.present.markdown import markdown_table
 from gistdemo.present.markup import MARKS
 from gistdemo.present.report import html_report
+from gistdemo.results.evaluation import RESULTS_FILE, Evaluation, export, find_evaluations
+from gistdemo.results.imported import import_results
+from gistdemo.results.references import reference_table
 from gistdemo.services import start_evaluation
 from gistdemo.settings import Settings
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from gistdemo import __version__
 from gistdemo.errors import DataError, one_line
-from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, read_records
 from gistdemo.json_lines import read
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, read_records
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from gistdemo.evaluate.statistics import mean_interval, paired_difference
 from gistdemo.metrics import ROUGE, VERDICTS, instruction_blind, normalised_score, rouge
 from gistdemo.prompts import Example
+from gistdemo.results.statistics import mean_interval, paired_difference
 
 MEANS = ("prompt_tokens", "instruction_tokens", "kept_tokens", "tokens", "kv_bytes", "first_token_seconds", "tokens_per_second")
 LEAST_GAP = 2.0  # ROUGE points between no instruction and the full prompt; below, normalising divides noise by noise

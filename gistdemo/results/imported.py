@@ -22,11 +22,11 @@ from typing import Any
 
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import DataError, one_line
-from gistdemo.evaluate.earlier_format import NAMES
-from gistdemo.evaluate.records import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
-from gistdemo.evaluate.results import FORMAT, RESULTS_FILE, versions, write_json
-from gistdemo.evaluate.summary import summarise
 from gistdemo.prompts import Example
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
+from gistdemo.results.earlier_format import NAMES
+from gistdemo.results.evaluation import FORMAT, RESULTS_FILE, versions, write_json
+from gistdemo.results.summary import summarise
 
 MOST_BYTES = 100 * 2**20  # per file
 MOST_ROWS = 20_000
