@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import cast
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import PromptError, UsageError
 from gistdemo.generation import FinishReason, Sampling
 from gistdemo.metrics import Assessment
 from gistdemo.prompts import Example
+from gistdemo.results.answer import judgement
+from gistdemo.results.comparison import Comparison, LiveAnswer, Model, Status, comparison_record
 from gistdemo.settings import Settings
-
-Status = Literal["waiting", "running", "done"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class CompareRequest:
         if problems:
             raise UsageError("Comparison: " + "; ".join(problems) + ".")
         self.sampling.check(settings.max_new_tokens)
+
+    def record(self, cells: Iterable[Cell], models: Mapping[str, Model]) -> Comparison:
+        """This comparison as JSON. models: what answered, by name; see `comparison_record`."""
+        answers = [cell.to_dict(self.k if CONDITIONS[cell.condition].depends_on_k else 0) for cell in cells]
+        return comparison_record(self.example, self.k, self.sampling, models, answers)
 
 
 @dataclass(frozen=True)
@@ -89,25 +95,10 @@ class Cell:
         """Instruction tokens per kept token, None where nothing is kept."""
         return self.instruction_tokens / self.kept_tokens if self.instruction_tokens and self.kept_tokens else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: everything that is measured, nothing about display."""
-        names: tuple[str, ...] = (
-            "checkpoint",
-            "condition",
-            "status",
-            "text",
-            "prompt_tokens",
-            "instruction_tokens",
-            "kept_tokens",
-            "ratio",
-            "kv_bytes",
-            "answer_tokens",
-        )
-        names += ("first_token_seconds", "tokens_per_second", "finish_reason", "error", "note", "rouge", "rouge_normalised")
-        found = self.diagnosis
-        said: dict[str, Any] = {"verdict": found.verdict if found else None}
-        said |= {name: [flag.to_dict() for flag in (getattr(found, name) if found else ())] for name in ("flags", "facts")}
-        return {n: getattr(self, n) for n in names} | said
+    def to_dict(self, k: int) -> LiveAnswer:
+        """Plain values for JSON: everything that is measured, nothing about display. k: 0 where the condition does not depend on it."""
+        mine = {name: getattr(self, name) for name in LiveAnswer.__annotations__ if hasattr(self, name)}  # what has the same name here
+        return cast(LiveAnswer, mine | {"k": k, "row": 0, "tokens": self.answer_tokens} | judgement(self.diagnosis))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import resource
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,20 @@ def return_freed_memory() -> None:
 def page_out(tensor: Any) -> None:
     """Take a contiguous tensor that will hardly be read again out of memory, if its pages came from a file; a later read fetches them again."""
     if libc := _glibc():
-        page = resource.getpagesize()
-        first = -(-tensor.data_ptr() // page) * page
-        size = (tensor.data_ptr() + tensor.nbytes - first) // page * page
+        first = -(-tensor.data_ptr() // PAGESIZE) * PAGESIZE
+        size = (tensor.data_ptr() + tensor.nbytes - first) // PAGESIZE * PAGESIZE
         libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(max(0, size)), PAGEOUT)
 
 
 def resident_memory() -> float:
     """Resident memory of this process in GiB. Linux only."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 2**30
+    return pages * PAGESIZE / 2**30
 
 
 def peak_memory() -> float:
     """Peak resident memory of this process in GiB."""
+    import resource  # not on Windows, where the command line still has to say that
+
     unit = 2**30 if platform.system() == "Darwin" else 2**20  # macOS counts in bytes, Linux in KiB
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 2)

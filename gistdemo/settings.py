@@ -44,6 +44,11 @@ class Settings:
         return self.data_dir / "runs"
 
     @property
+    def evaluations_dir(self) -> Path:
+        """Evaluations that were imported."""
+        return self.data_dir / "evaluations"
+
+    @property
     def examples_file(self) -> Path:
         """The embedded examples."""
         return self.assets_dir / "examples.jsonl"

@@ -3,6 +3,7 @@
     python scripts/rebuild.py --data DATA [--work WORK] [--only embedded-examples]   measure, then write; an interrupted run goes on
     python scripts/rebuild.py                                                        write from the evaluations that are there
 
+This is the second half: `scripts/recipes/NAME.sh DATA` trains a checkpoint, this makes anew what is derived from all of them.
 DATA: folder with Alpaca rows, train.jsonl and validation_unseen.jsonl. Of their evaluations only the figures are shipped; the answers to the
 embedded examples come with the app. WORK (default: runs/rebuild) keeps what was answered so far.
 """
@@ -16,18 +17,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import earlier_experiment
 
 from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_checkpoints
 from gistdemo.cli.output import log_to_stderr
 from gistdemo.conditions import CONDITIONS
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.evaluate.run import evaluate
-from gistdemo.metrics import VERDICTS
 from gistdemo.present.markdown import markdown_table
-from gistdemo.results.evaluation import RESULTS_FILE, find_evaluations, keep_beside, read_results
+from gistdemo.results.evaluation import RESULTS_FILE, Results, find_evaluations, keep_beside, read_results
+from gistdemo.results.summary import Entry
 from gistdemo.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,56 +104,50 @@ def recovery_table(settings: Settings) -> list[str]:
     return lines
 
 
-def readme_block(settings: Settings) -> str:
-    """The tables under "Figures" in README."""
+def figures_block(settings: Settings) -> str:
+    """The tables of README and of the About tab."""
     unseen, examples = (
         read_results(settings.assets_dir / "evaluations" / name).results for name in ("alpaca-unseen-200", "embedded-examples")
     )
-    parts = [
-        f"Greedy answers of 64 tokens at most to {unseen['rows']} Alpaca rows whose instructions were not trained on, k = 4 (all k: `docs/FIGURES.md`). "
-        f"ROUGE-L with a bootstrap 95 % interval; normalised: no instruction 0, full prompt 100.",
-        "",
-        *_command(unseen),
-        "| row | condition | ROUGE-L | normalised | healthy | warning | degenerate | prompt tokens |",
-        "| --- |" + " --- |" * 7,
-        *(_answer_line(entry) for entry in unseen["answers"] if entry["k"] in (0, 4)),
-        "",
-        f"Verdicts on all {examples['rows']} embedded examples (the answers come with the app, Evaluate tab), k = 4:",
-        "",
-        *verdict_table(examples),
-        "",
-        "**Recovery**: how much of the instruction's effect on the likelihood of held-out answers a gist of k tokens keeps (0 = none, 1 = lossless). "
-        "Measured at the end of each training run on 48 rows (`instruct`: 64) whose instructions were not trained on. " + RECOVERY_NOTE,
-        "",
-        *recovery_table(settings),
-    ]
-    return "\n".join(parts)
+    return "\n".join(
+        [
+            f"ROUGE-L on {unseen['rows']} Alpaca rows whose instructions were not trained on (greedy, 64 tokens at most, k = 4), and the share of "
+            "degenerate answers; intervals, all k and recovery: the **Evaluate** and **Checkpoints** tabs, and `docs/FIGURES.md`.",
+            "",
+            *score_table(unseen, settings),
+            "",
+            *_command(unseen),
+            f"Verdicts on all {examples['rows']} embedded examples, whose answers come with the app:",
+            "",
+            *verdict_table(examples),
+        ]
+    )
 
 
-def about_block(settings: Settings) -> str:
-    """The table under "Measured here" in the About tab."""
-    unseen = read_results(settings.assets_dir / "evaluations" / "alpaca-unseen-200").results
+def score_table(results: Results, settings: Settings) -> list[str]:
+    """ROUGE-L by checkpoint and condition at k = 4."""
     titles = {entry.name: entry.manifest.title for entry in list_checkpoints((settings.shipped_checkpoints_dir,))}
-    rows: dict[str, dict[str, Any]] = {}
-    for entry in unseen["answers"]:
+    rows: dict[str, dict[str, Entry]] = {}
+    for entry in results["answers"]:
         if entry["k"] in (0, 4):
             rows.setdefault(entry["checkpoint"], {})[entry["condition"]] = entry
     shown = ("full", "gist", "truncated", "none", "blind")
-    lines = [
-        f"ROUGE-L on {unseen['rows']} Alpaca rows whose instructions were not trained on, greedy, k = 4, and the share of degenerate answers; intervals "
-        "and all k are in the **Evaluate** tab, recovery in **Checkpoints**.",
-        "",
-        f"| n = {unseen['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in shown)} | degenerate, full / gist |",
-        "| --- |" + " --- |" * (len(shown) + 1),
-    ]
+    lines = [f"| n = {results['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in shown)} | degenerate, full / gist |"]
+    lines.append("| --- |" + " --- |" * (len(shown) + 1))
     for name, found in rows.items():
         bad = " / ".join(_share(found[condition], "degenerate") for condition in ("full", "gist"))
         scores = " | ".join(f"{found[condition]['rougeL']:.1f}" for condition in shown)
         lines.append(f"| {titles.get(name, name)} | {scores} | {bad} |")
-    return "\n".join([*lines, "", f"`{unseen['command']}`"])
+    return lines
 
 
-def verdict_table(results: dict[str, Any]) -> list[str]:
+def earlier_block(settings: Settings) -> str:
+    """The earlier experiment's figures beside those of its settings run again (scripts/earlier_experiment.py)."""
+    parent = settings.assets_dir / "evaluations"
+    return "\n".join(earlier_experiment.table(sorted(parent.glob(f"{earlier_experiment.NAME}*"))))
+
+
+def verdict_table(results: Results) -> list[str]:
     """Healthy and degenerate answers, counted, by checkpoint and condition."""
     names = list(dict.fromkeys(entry["condition"] for entry in results["answers"]))
     lines = [f"| healthy / degenerate of {results['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in names)} |"]
@@ -163,27 +159,18 @@ def verdict_table(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _answer_line(entry: dict[str, Any]) -> str:
-    low, high = entry["intervals"]["rougeL"]
-    title = CONDITIONS[entry["condition"]].title.lower() + (f", k={entry['k']}" if entry["k"] else "")
-    normalised = "-" if entry["normalised"] is None else str(round(entry["normalised"]))
-    shares = " | ".join(_share(entry, verdict) for verdict in VERDICTS)
-    scores = f"{entry['rougeL']:.1f} [{low:.1f}, {high:.1f}] | {normalised}"
-    return f"| `{entry['checkpoint']}` | {title} | {scores} | {shares} | {entry['prompt_tokens']:.1f} |"
-
-
-def _share(entry: dict[str, Any], verdict: str) -> str:
+def _share(entry: Entry, verdict: str) -> str:
     return f"{100 * entry['verdicts'][verdict] / entry['n']:.1f} %"
 
 
-def _command(results: dict[str, Any]) -> Sequence[str]:
+def _command(results: Results) -> Sequence[str]:
     return ("```sh", results["command"].replace("--data validation", "--data DATA/validation"), "```", "")
 
 
 def replace_block(path: Path, name: str, text: str) -> None:
     """Put a text between <!-- NAME --> and <!-- /NAME --> of a Markdown file."""
     before = path.read_text(encoding="utf-8")
-    after, count = re.subn(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m: m[1] + text + m[2], before, flags=re.DOTALL)
+    after, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: f"{m[1]}{text}\n{m[2]}", before, flags=re.DOTALL)
     if count != 1:
         raise SystemExit(f"{path.name} has {count} places <!-- {name} --> ... <!-- /{name} -->; exactly one is needed.")
     path.write_text(after, encoding="utf-8")
@@ -201,8 +188,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
         if args.only in (None, one.id):
             measure(one, args.work, settings)
     (ROOT / "docs" / "FIGURES.md").write_text(figures_page(settings), encoding="utf-8")
-    replace_block(ROOT / "README.md", "figures", readme_block(settings))
-    replace_block(settings.assets_dir / "about.md", "figures", about_block(settings))
+    for text in (ROOT / "README.md", settings.assets_dir / "about.md"):
+        replace_block(text, "figures", figures_block(settings))
+        replace_block(text, "earlier", earlier_block(settings))
 
 
 if __name__ == "__main__":

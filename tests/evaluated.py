@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gistdemo.results.migrations import FORMAT
+
 INSTRUCTIONS = ("List three primary colours.", "Name a river.", "Write a haiku about rain that mentions a garden gate.", "Say why")
 TOKENS = (6, 4, 12, 31)  # of each instruction: two of the shortest kind, none of 16 to 29
 SCORES = {  # checkpoint -> (condition, k) -> ROUGE-L per row
@@ -53,7 +55,7 @@ def results() -> dict[str, Any]:
     by_k = {"1": {"recovery": 0.5, "swapped": None}, "4": {"recovery": 0.875, "swapped": -0.25}}
     own = {"4": {"recovery": None, "swapped": None}}
     return {
-        "format": 1,
+        "format": FORMAT,
         "title": "Four rows",
         "source": "ours",
         "request": {"checkpoints": list(SCORES), "data": "held_out.jsonl", "seed": 7, "max_new_tokens": 64},

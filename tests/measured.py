@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gistdemo.files import write_json
 from gistdemo.prompts import Example
-from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, judged
-from gistdemo.results.evaluation import RESULTS_FILE, versions, write_json
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, judged
+from gistdemo.results.evaluation import RESULTS_FILE, Results, versions
+from gistdemo.results.migrations import FORMAT
 from gistdemo.results.summary import summarise
 
 NASTY = "<script>alert(1)</script>"
@@ -25,7 +27,7 @@ def said(checkpoint: str, condition: str, k: int, row: int) -> str:
     return {"full": f"the animal {row}", "none": "no idea"}.get(condition, f"the animal {row}" if row % 2 or k == 4 else "an answer")
 
 
-def rows() -> list[dict[str, Any]]:
+def rows() -> list[Answer]:
     made = []
     for checkpoint in ("looping", "healthy"):
         for condition, k in SETTINGS:
@@ -39,20 +41,21 @@ def rows() -> list[dict[str, Any]]:
                     "text": text,
                     "tokens": 4,
                     "finish_reason": "eos",
+                    "blind": False,
                 }
                 sizes = {"prompt_tokens": 20, "instruction_tokens": 6 + 10 * (row % 3), "kept_tokens": k or 6, "kv_bytes": 4096}
                 made.append(key | sizes)
     return judged(made, EXAMPLES)
 
 
-def results(**changes: Any) -> dict[str, Any]:
+def results(**changes: Any) -> Results:
     by_k = {str(k): {"recovery": 0.5 + k / 10, "swapped": -0.1, "nll_gist": 1.0, "nll_swapped": 2.0} for k in (1, 4)}
     targets = {
         name: {"rows": 6, "answer_tokens": 30, "nll_full": 1.0, "nll_none": 2.0, "by_k": by_k} for name in ("references", "own_answers")
     }
     request = {"checkpoints": ["looping", "healthy"], "data": "animals.jsonl", "seed": 0, "ks": [1, 4], "rows": 6}
     return {
-        "format": 1,
+        "format": FORMAT,
         "title": f"Six animals {NASTY}",
         "source": "ours",
         "request": request,

@@ -19,7 +19,7 @@ from gistdemo.cli import main
 from gistdemo.errors import CheckpointError
 from gistdemo.jobs.queue import Jobs
 from gistdemo.present.checkpoint_cards import checkpoints
-from gistdemo.services import import_checkpoint, users_of
+from gistdemo.services import LOCAL, Services
 from gistdemo.ui.checkpoints_tab import CheckpointsTab
 
 
@@ -283,8 +283,8 @@ def test_only_what_was_made_here_and_is_not_in_use_is_deleted(home, tmp_path):
     unpack(rewritten(packed(home, tmp_path), lambda e: renamed(e, "mine")), own, ())
     jobs = Jobs(home.runs_dir, at_once=0)
     job = jobs.submit("evaluate", {"checkpoints": ["mine"], "data": "x"}, "measuring it")
-    assert [one.title for one in users_of("mine", jobs)] == ["measuring it"] and users_of("instruct", jobs) == []
-    tab = CheckpointsTab(home, jobs)
+    tab = CheckpointsTab(Services(home, jobs=jobs), LOCAL)
+    assert [one.title for one in tab.services.users_of("mine")] == ["measuring it"] and tab.services.users_of("instruct") == []
     assert "cannot be brought back" in tab.remove("mine", False)[0]
     assert "in use by job &#39;measuring it&#39;" in tab.remove("mine", True)[0] and (own / "mine").is_dir()
     jobs.stop(job.id)
@@ -316,8 +316,8 @@ def test_a_job_that_waits_holds_on_to_what_it_needs(home, kind, values, needs):
     jobs = Jobs(home.runs_dir, at_once=0)
     filled = json.loads(json.dumps(values).replace("{folder}", str(folder)))
     job = jobs.submit(kind, filled, "a title")
-    tab = CheckpointsTab(home, jobs)
-    assert [one.title for one in users_of("mine", jobs, folder)] == ["a title"] * needs
+    tab = CheckpointsTab(Services(home, jobs=jobs), LOCAL)
+    assert [one.title for one in tab.services.users_of("mine", folder)] == ["a title"] * needs
     if needs:
         assert "&#39;mine&#39; is in use by job &#39;a title&#39;" in tab.remove("mine", True)[0] and folder.is_dir()
         jobs.stop(job.id)
@@ -329,12 +329,12 @@ def test_a_name_that_a_job_will_write_is_taken(home, tmp_path):
     jobs.submit("train", {"name": "mine", "backbone": "toy"}, "mine")
     path = rewritten(packed(home, tmp_path), lambda e: renamed(e, "mine"))
     with pytest.raises(CheckpointError, match="a job that writes it"):
-        import_checkpoint(path, home, jobs)
-    assert "a job that writes it" in CheckpointsTab(home, jobs).take_in(str(path))
+        Services(home, jobs=jobs).import_checkpoint(path, LOCAL)
+    assert "a job that writes it" in CheckpointsTab(Services(home, jobs=jobs), LOCAL).take_in(str(path))
 
 
 def test_a_broken_checkpoint_is_deleted_but_not_packed(home, monkeypatch, capsys):
-    tab, own = CheckpointsTab(home, Jobs(home.runs_dir, at_once=0)), home.checkpoint_dirs[-1]
+    tab, own = CheckpointsTab(Services(home, jobs=Jobs(home.runs_dir, at_once=0)), LOCAL), home.checkpoint_dirs[-1]
     (write_checkpoint(own / "one +") / "manifest.json").unlink()
     (write_checkpoint(own / "two") / "gist.safetensors").unlink()
     assert {"one +", "two"} <= set(tab.names())
@@ -354,7 +354,7 @@ def test_a_link_to_a_checkpoint_is_deleted_without_what_it_points_to(home, tmp_p
 
 
 def test_the_tab_packs_takes_in_and_says_what_is_wrong(home, tmp_path):
-    tab = CheckpointsTab(home, Jobs(home.runs_dir, at_once=0))
+    tab = CheckpointsTab(Services(home, jobs=Jobs(home.runs_dir, at_once=0)), LOCAL)
     button, status = tab.packed("instruct")
     assert "instruct.zip is ready" in status and zipfile.is_zipfile(
         button.value["path"] if isinstance(button.value, dict) else button.value

@@ -266,7 +266,7 @@ def test_a_model_that_cannot_be_fetched_is_told_and_leaves_the_others(settings, 
 
 
 def test_a_click_on_an_example_fills_the_form(app, pool):
-    examples = ExampleSources(pool.settings).load()
+    examples = ExampleSources(pool.settings).load(str(pool.settings.examples_file))
     with_input = next(n for n, item in enumerate(examples) if item.example.input)
     app.row(with_input).click()
     until(lambda: app.field("instruction").input_value() == examples[with_input].example.instruction)
@@ -291,7 +291,7 @@ def test_search_narrows_the_table_and_rows_keep_their_meaning(app, pool):
 
 
 def test_filters_show_examples_with_or_without_input_and_of_one_kind(app, pool):
-    listed = ExampleSources(pool.settings).load()
+    listed = ExampleSources(pool.settings).load(str(pool.settings.examples_file))
     for name, fits in (("with input", lambda item: item.example.input), ("no input", lambda item: not item.example.input)):
         app.page.get_by_role("radio", name=name).check()
         expected = [item.example.instruction for item in listed if fits(item)]
@@ -306,7 +306,7 @@ def test_filters_show_examples_with_or_without_input_and_of_one_kind(app, pool):
 
 
 def test_surprise_me_takes_any_of_the_listed_examples(app, pool):
-    known = {item.example.instruction: item.example.output for item in ExampleSources(pool.settings).load()}
+    known = {item.example.instruction: item.example.output for item in ExampleSources(pool.settings).load(str(pool.settings.examples_file))}
     random.seed(1)
     before = app.field("instruction").input_value()
     app.at("surprise").click()
@@ -587,7 +587,7 @@ def test_the_link_button_says_what_it_did_and_recovers(app):
 
 
 def test_a_link_with_nonsense_opens_the_usual_page(served, pool, context):
-    usual = ExampleSources(pool.settings).load()[OPENING - 1].example.instruction
+    usual = ExampleSources(pool.settings).load(str(pool.settings.examples_file))[OPENING - 1].example.instruction
     app = App(context, served[0]).open("?k=999&limit=x&temperature=nan&conditions=sideways&checkpoints=nobody&seed=-4")
     assert app.field("instruction").input_value() == usual
     assert app.at("k").locator("input[type=number]").input_value() == "4"
@@ -608,18 +608,18 @@ def test_the_download_is_what_is_on_the_screen(app, pool):
     record = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     assert (record["instruction"], record["input"], record["reference"], record["k"]) == ("Name a fruit.", "", "Apples.", 4)
     assert record["sampling"] == {"max_new_tokens": 96, "temperature": 0.0, "top_p": 1.0, "seed": 0}
-    assert [(c["checkpoint"], c["condition"]) for c in record["cells"]] == [(n, c) for n in NAMES for c in SHOWN]
-    for cell in record["cells"]:
+    assert [(c["checkpoint"], c["condition"]) for c in record["answers"]] == [(n, c) for n in NAMES for c in SHOWN]
+    for cell in record["answers"]:
         card = app.card(cell["checkpoint"], cell["condition"])
         numbers = card.locator("dd").all_inner_texts()
-        assert numbers[0] == f"{cell['prompt_tokens']} tok" and numbers[3] == f"{cell['answer_tokens']} tok"
+        assert numbers[0] == f"{cell['prompt_tokens']} tok" and numbers[3] == f"{cell['tokens']} tok"
         if cell["error"]:
             assert card.locator(".gd-error").inner_text() == cell["error"] == "out of memory"
             continue
         assert card.locator(".gd-text").text_content() == cell["text"]
         assert cell["verdict"] in card.locator(".gd-badge").inner_text()
-        assert card.locator(".gd-rouge strong").inner_text() == f"{cell['rouge']['rougeL']:.1f}"
-        assert card.locator(".gd-flags code").all_inner_texts() == [flag["code"] for flag in cell["flags"] + cell["facts"]]
+        assert card.locator(".gd-rouge strong").inner_text() == f"{cell['rougeL']:.1f}"
+        assert card.locator(".gd-flags code").all_inner_texts() == [found["code"] for found in cell["findings"] + cell["facts"]]
 
 
 # --- looks -----------------------------------------------------------------------------------------------------------

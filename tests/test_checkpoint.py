@@ -198,6 +198,8 @@ def test_another_format_is_refused_with_both_numbers(tmp_path, found):
         (lambda r: r.update(max_k=0), "max_k is 0, allowed are 1 to 1024"),
         (lambda r: r.update(has_backbone_adapter=True), "it has both a compressor and a tuned backbone; one of them is allowed"),
         (lambda r: r.update(max_k="8"), "max_k is '8'"),
+        (lambda r: r.update(recipe="../mine"), "recipe is '../mine', allowed are up to 60 letters"),
+        (lambda r: r.update(recipe=None), "recipe is None"),
         (lambda r: r.update(max_k=None), "max_k is None"),
         (lambda r: r.update(trained_k=4), "field of the wrong form"),
         (lambda r: r.update(template="chatml"), "field of the wrong form"),
@@ -236,6 +238,13 @@ def test_a_manifest_of_an_earlier_version_that_was_no_stand_in_is_still_read(tmp
     folder = save(tmp_path / "demo")
     rewrite(folder, lambda record: record.update(stand_in=False))
     assert read_manifest(folder) == dataclasses.replace(read_manifest(save(tmp_path / "other")), name="demo")
+
+
+def test_a_manifest_that_names_no_recipe_is_still_read(tmp_path):
+    folder = save(tmp_path / "demo", recipe="mine")
+    assert read_manifest(folder).recipe == "mine"
+    rewrite(folder, lambda record: record.pop("recipe"))
+    assert read_manifest(folder).recipe == ""
 
 
 def test_texts_are_kept_beside_the_weights_and_listed(tmp_path):

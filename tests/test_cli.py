@@ -33,7 +33,7 @@ def home(settings, monkeypatch) -> Settings:
 def pool(home, monkeypatch) -> ScriptedPool:
     """What `compare` loads models from."""
     pool = ScriptedPool(home)
-    monkeypatch.setattr("gistdemo.checkpoint.pool.ModelPool", lambda settings: pool)
+    monkeypatch.setattr("gistdemo.services.services.ModelPool", lambda settings: pool)
     return pool
 
 
@@ -101,7 +101,9 @@ def test_compare_prints_every_cell_with_numbers_and_flags(pool, capsys):
 
 def test_compare_prints_json_for_programs(pool, capsys):
     assert main(["compare", "Add.", "--checkpoint", "instruct", "--conditions", "full, none", "--json"]) == 0
-    records = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["instruction"], list(printed["checkpoints"])) == ("Add.", ["instruct"])
+    records = printed["answers"]
     assert [(r["checkpoint"], r["condition"], r["verdict"]) for r in records] == [("instruct", c, "healthy") for c in ("full", "none")]
     assert records[0]["text"] == "instruct full k=4 heard: Add."
 
@@ -111,8 +113,8 @@ def test_compare_passes_every_setting_on(pool, capsys):
     options = ["--max-new-tokens", "3", "--temperature", "0.5", "--top-p", "0.9", "--seed", "7", "--input", "1 2", "--k", "2", "--json"]
     assert main(["compare", "Add.", *options]) == 0
     assert pool.samplings == [Sampling(3, 0.5, 0.9, 7)]
-    for record in json.loads(capsys.readouterr().out):
-        assert (record["finish_reason"], record["answer_tokens"]) == ("limit", 3)
+    for record in json.loads(capsys.readouterr().out)["answers"]:
+        assert (record["finish_reason"], record["tokens"]) == ("limit", 3)
         assert record["kept_tokens"] == {"full": record["instruction_tokens"], "gist": 2, "truncated": 2}[record["condition"]]
         assert record["prompt_tokens"] > len("1 2")
 
@@ -205,11 +207,11 @@ def test_arguments_that_cannot_be_read_end_with_code_2_and_their_name(arguments,
 
 
 def test_an_interruption_is_no_traceback(pool, monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     pool.row = interrupted
-    monkeypatch.setattr("gistdemo.compare.compare", interrupted)
+    monkeypatch.setattr("gistdemo.services.services.compare", interrupted)
     assert main(["compare", "Add."]) == 130
     assert capsys.readouterr().err == "gistdemo: stopped\n"
 

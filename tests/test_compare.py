@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import threading
@@ -9,8 +10,10 @@ import time
 from itertools import pairwise
 
 import pytest
+from records import TIMES, required
 from scripted import KV_BYTES_PER_TOKEN, LOOP, NAMES, SLOTS, Line, ScriptedPool, write_checkpoint, write_two_checkpoints
 
+from gistdemo.checkpoint.registry import find_row
 from gistdemo.checkpoint.store import CONTROLS
 from gistdemo.compare import NO_GIST, compare, reusable
 from gistdemo.conditions import CONDITIONS
@@ -20,6 +23,9 @@ from gistdemo.grid import CompareRequest
 from gistdemo.metrics import rouge
 from gistdemo.model.embedded import GEMMA, SMOLLM2
 from gistdemo.prompts import Example
+from gistdemo.results.answer import Judgement, judged
+from gistdemo.results.comparison import LiveAnswer
+from gistdemo.results.summary import summarise
 
 ADD = Example("Add 1 and 1.", "", "The sum is 2.")
 SHOWN = ("full", "gist", "truncated")
@@ -106,7 +112,7 @@ def test_everything_may_arrive_in_the_last_snapshot_alone(pool):
     often, once = (finished(request, pool, seconds_between=seconds) for seconds in (0.0, 60.0))
     for at, cell in often.items():
         timeless = {"first_token_seconds": 0.0, "tokens_per_second": 0.0}
-        assert cell.to_dict() | timeless == once[at].to_dict() | timeless
+        assert cell.to_dict(4) | timeless == once[at].to_dict(4) | timeless
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -172,10 +178,36 @@ def test_a_failed_full_answer_normalises_nothing(pool):
     assert all(cell.rouge_normalised is None for cell in finished(asked(conditions=(*SHOWN, "none")), pool).values())
 
 
-def test_a_cell_becomes_plain_json(pool):
-    record = finished(asked(conditions=("full", "blind")), pool)["instruct", "blind"].to_dict()
-    assert record["verdict"] == "healthy" and record["facts"][0]["code"] == "F7" and record["finish_reason"] == "eos"
-    assert "pieces" not in record
+def test_a_comparison_becomes_json_in_the_schema_of_an_evaluation(pool):
+    request = asked(checkpoints=("instruct", SMOLLM2.name, "nobody"), conditions=("full", "blind"), k=2, seed=7)
+    rows = {name: find_row(name, pool.settings) for name in request.checkpoints[:2]}
+    record = json.loads(json.dumps(request.record(finished(request, pool).values(), {name: row.described() for name, row in rows.items()})))
+    assert (record["instruction"], record["input"], record["reference"], record["k"]) == (ADD.instruction, "", ADD.output, 2)
+    assert record["sampling"] == {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 7} and record["format"] == 1
+    made = {"mode": "embeddings", "backbone": "toy", "backbone_digest": rows["instruct"].manifest.backbone_digest}
+    as_it_is = {"mode": "no gist", "backbone": SMOLLM2.name, "backbone_digest": None}
+    assert record["checkpoints"] == {"instruct": made, SMOLLM2.name: as_it_is}, "what is not there has nothing to tell"
+    assert set(record["versions"]) >= {"gistdemo", "torch"}
+    assert {frozenset(answer) for answer in record["answers"]} == {frozenset(required(LiveAnswer) | TIMES)}
+    full, blind, *_, failed = record["answers"]
+    assert [(a["checkpoint"], a["condition"], a["k"], a["row"]) for a in (full, blind)] == [
+        ("instruct", "full", 0, 0),
+        ("instruct", "blind", 2, 0),
+    ]
+    assert blind["verdict"] == "healthy" and blind["facts"][0]["code"] == "F7" and blind["blind"] and blind["finish_reason"] == "eos"
+    assert (full["tokens"], full["ratio"]) == (len(full["text"]), 1.0) and 0 < full["rougeL"] < 100 and full["flags"] == []
+    assert failed["verdict"] is None and failed["rougeL"] is None and "There is no checkpoint 'nobody'" in failed["error"]
+
+
+def test_an_answer_of_a_comparison_is_judged_and_shown_like_one_of_an_evaluation(pool):
+    """What reads evaluations reads comparisons."""
+    pool.script = says(full="It is two. " * 9, gist="The sum is 2.")
+    request = asked(conditions=("full", "gist"))
+    answers = request.record(finished(request, pool).values(), {})["answers"]
+    unjudged = [{key: value for key, value in answer.items() if key not in required(Judgement)} for answer in answers]
+    assert judged(unjudged, [ADD]) == [unjudged[n] | {key: answers[n][key] for key in required(Judgement)} for n in range(2)]
+    full, gist = summarise(answers, [ADD])
+    assert full["flags"]["F3"] == 1 and gist["k"] == 4 and gist["rougeL"] == 100 and gist["paired"]["full"]["mean"] > 0
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -491,7 +523,7 @@ def test_a_backbone_answers_as_it_is_and_has_nothing_to_show_where_a_gist_is_nee
         if name == SMOLLM2.name and condition in ("gist", "blind"):
             assert (cell.status, cell.note, cell.text, cell.error, cell.finish_reason) == ("done", NO_GIST, "", None, None)
             assert cell.diagnosis is None and cell.rouge is None, "nothing was said, so nothing is judged"
-            assert cell.to_dict()["note"] == NO_GIST and cell.to_dict()["verdict"] is None
+            assert cell.to_dict(4)["note"] == NO_GIST and cell.to_dict(4)["verdict"] is None
         else:
             assert cell.text == f"{name} {condition} k=4 heard: Add 1 and 1." and cell.note is None and cell.finish_reason == "eos"
 

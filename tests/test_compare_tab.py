@@ -12,11 +12,11 @@ import pytest
 from scripted import ScriptedPool, write_checkpoint, write_two_checkpoints
 from toy import save_toy
 
-from gistdemo.data.examples import ExampleSources
 from gistdemo.generation import Sampling
 from gistdemo.grid import Cell, CompareRequest, Snapshot
 from gistdemo.model.embedded import EMBEDDED, GEMMA, SMOLLM2
 from gistdemo.prompts import Example
+from gistdemo.services import LOCAL, Caller, Services, visitor
 from gistdemo.ui.build import from_query
 from gistdemo.ui.compare_tab import CompareTab, Form, Running, _export, _summary
 
@@ -61,9 +61,9 @@ def test_a_download_holds_any_text_that_can_be_typed():
     """Half a character (a lone surrogate) cannot be written as UTF-8, but it can be sent by a browser."""
     text = 'a\ud800b "quoted" \\ 🍎\n'
     request = CompareRequest(Example(text), ("one",), ("full",), 4, Sampling())
-    path = Path(_export(request, Snapshot((Cell("one", "full", "done", error="broken"),), "Done", None, True)))
+    path = Path(_export(request, Snapshot((Cell("one", "full", "done", error="broken"),), "Done", None, True), {}))
     record = json.loads(path.read_text(encoding="utf-8"))
-    assert record["instruction"] == text and record["cells"][0]["error"] == "broken"
+    assert record["instruction"] == text and record["answers"][0]["error"] == "broken"
 
 
 def test_a_newer_comparison_of_a_page_ends_the_older_one():
@@ -93,8 +93,8 @@ def test_the_summary_does_not_count_cells_that_have_nothing_to_show():
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
-def tab_of(settings, local: bool = True) -> CompareTab:
-    return CompareTab(settings, ScriptedPool(settings), ExampleSources(settings), local)
+def tab_of(settings, caller: Caller = LOCAL) -> CompareTab:
+    return CompareTab(Services(settings, ScriptedPool(settings)), caller)
 
 
 @pytest.fixture
@@ -104,14 +104,14 @@ def tab(settings) -> CompareTab:
 
 def test_checkpoints_and_embedded_models_are_offered_and_what_has_no_gist_says_so(tab):
     (tab.settings.shipped_checkpoints_dir / "broken").mkdir()
-    assert [row.name for row in tab.rows_offered()] == ["base", "instruct", *EMBEDDED]
+    assert [row.name for row in tab.services.rows()] == ["base", "instruct", *EMBEDDED]
     titles = ["Toy base", "Toy instruct", f"{SMOLLM2.title} (no gist)", f"{GEMMA.title} (no gist)"]
     assert [title for title, _ in tab.checkpoint_choices()] == titles
 
 
 def test_only_the_embedded_models_that_are_chosen_are_offered(settings):
     tab = tab_of(dataclasses.replace(settings, embedded=(GEMMA.name,)))
-    assert [row.name for row in tab.rows_offered()] == [GEMMA.name]
+    assert [row.name for row in tab.services.rows()] == [GEMMA.name]
 
 
 def test_the_rows_at_the_start_are_the_three_that_tell_the_story_where_they_are_there(tab):
@@ -131,9 +131,9 @@ def test_a_backbone_added_by_hand_is_offered_chosen_and_compared(tab, tmp_path):
     folder = str(save_toy(tmp_path / "toy-model"))
     group, line = tab.add_row(f" {folder} ", ["instruct"])
     assert group.value == ["instruct", folder] and ("toy-model (no gist)", folder) in group.choices
-    assert "&#39;toy-model&#39; is a row now" in line and tab.rows_offered()[-1].name == folder
+    assert "&#39;toy-model&#39; is a row now" in line and tab.services.rows()[-1].name == folder
     again, _ = tab.add_row(folder, group.value)
-    assert again.value == ["instruct", folder] and len(tab.rows_offered()) == 5, "added once"
+    assert again.value == ["instruct", folder] and len(tab.services.rows()) == 5, "added once"
     request = tab._request(Form("Add.", "", "", [folder, "instruct"], ["gist", "full"], 4, 8, 0, 1, 0))
     assert request.checkpoints == ("instruct", folder) and request.conditions == ("full", "gist")
 
@@ -141,10 +141,10 @@ def test_a_backbone_added_by_hand_is_offered_chosen_and_compared(tab, tmp_path):
 @pytest.mark.parametrize("name", ["", "nobody", "./nowhere", "instruct2"])
 def test_a_backbone_that_is_none_is_told_and_not_offered(tab, name):
     group, line = tab.add_row(name, ["instruct"])
-    assert group == gr.skip() and "gd-s-error" in line and len(tab.rows_offered()) == 4
+    assert group == gr.skip() and "gd-s-error" in line and len(tab.services.rows()) == 4
 
 
 def test_strangers_add_no_models_to_a_server(settings):
-    tab = tab_of(write_two_checkpoints(settings), local=False)
+    tab = tab_of(write_two_checkpoints(settings), visitor())
     group, line = tab.add_row("org/name", ["instruct"])
-    assert group == gr.skip() and "only on your own machine" in line and len(tab.rows_offered()) == 4
+    assert group == gr.skip() and "only on your own machine" in line and len(tab.services.rows()) == 4

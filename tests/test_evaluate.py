@@ -6,12 +6,14 @@ import dataclasses
 import json
 import shlex
 import shutil
+from typing import get_type_hints
 
 import pandas
 import pytest
 from lab import EXAMPLES
 from lessons import ROWS as LEARNT
 from lessons import lesson, write_rows
+from records import required
 from toy import save_toy
 
 from gistdemo.checkpoint.pool import ModelPool
@@ -19,16 +21,16 @@ from gistdemo.checkpoint.registry import find_checkpoint, find_row
 from gistdemo.cli import build_parser, main
 from gistdemo.errors import DataError, UsageError, WorkStopped
 from gistdemo.evaluate import answers as answers_module
-from gistdemo.evaluate.answers import Subject, answer, batches
+from gistdemo.evaluate.answers import Subject, answer, batches, without_timings
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.evaluate.run import evaluate
-from gistdemo.json_lines import read
+from gistdemo.files import read
 from gistdemo.metrics import rouge
 from gistdemo.prompts import Example
-from gistdemo.results.answer import judged, read_records
+from gistdemo.results.answer import Answer, judged
 from gistdemo.results.earlier_format import eval_results, sample_outputs, training_metrics
-from gistdemo.results.evaluation import export, find_evaluations, read_results
-from gistdemo.results.summary import as_table, summarise
+from gistdemo.results.evaluation import Asked, Recovery, RecoveryAt, Results, export, find_evaluations, read_results
+from gistdemo.results.summary import Entry, as_table, summarise
 from gistdemo.train.run import train
 
 ROWS = [(f"{example.instruction} {n}", example.output) for n, example in enumerate(EXAMPLES * 2)]
@@ -412,13 +414,30 @@ def test_rows_that_were_trained_on_are_refused_unless_told_and_then_named(made, 
     assert json.loads((tmp_path / "out" / "eval_results.json").read_text())["rows_trained_on"] == 3
 
 
-def test_answers_of_older_versions_are_judged_anew_with_places(made, settings, tmp_path):
-    """Until 2026-11-24 a record had the codes of its flags only, and nothing beside the verdict."""
-    evaluate(made, tmp_path / "out", settings)
-    whole = read_records(tmp_path / "out")
-    older = [{key: v for key, v in record.items() if key not in ("findings", "facts", "blind")} for record in whole]
-    (tmp_path / "out" / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in older), encoding="utf-8")
-    found = read_records(tmp_path / "out")
-    same = ("checkpoint", "condition", "k", "row", "text", "rougeL", "verdict", "flags", "findings")
-    assert [[r[key] for key in same] for r in found] == [[r[key] for key in same] for r in whole]
-    assert all("facts" in record for record in found)
+def test_a_job_that_an_older_version_began_goes_on(made, settings, tmp_path, monkeypatch):
+    """Until 2026-11-24 an answer did not say whether its instruction was read."""
+    monkeypatch.setattr(answers_module, "BATCH", 5)
+    whole = answers(made, settings, tmp_path / "whole")
+    (tmp_path / "older").mkdir()
+    lines = [json.dumps({key: value for key, value in one.items() if key != "blind"}) for one in read(tmp_path / "whole" / "rows.jsonl")]
+    (tmp_path / "older" / "rows.jsonl").write_text("\n".join(lines[:13]) + "\n", encoding="utf-8")
+    shutil.copy(tmp_path / "whole" / "timings.jsonl", tmp_path / "older")
+    generated = []
+    generate = answers_module.generate
+    monkeypatch.setattr(answers_module, "generate", lambda *given: generated.append(1) or generate(*given))
+    found = answers(made, settings, tmp_path / "older")
+    timeless = [[without_timings(answer) for answer in some] for some in (found, whole)]
+    assert timeless[0] == timeless[1] and 0 < len(generated) < len(batches(made, drawn(made, subject(settings)), [subject(settings)]))
+
+
+def test_what_is_measured_holds_what_its_schemas_promise(made, settings, tmp_path):
+    results = evaluate(made, tmp_path / "out", settings)
+    found = read_results(tmp_path / "out")
+    assert set(results) == required(Results) and set(results["request"]) > set(get_type_hints(Asked))
+    assert {key: found.results[key] for key in results} == json.loads(json.dumps(results)), "what is returned is what is kept"
+    assert {frozenset(entry) for entry in results["answers"]} == {frozenset(required(Entry))}
+    assert {frozenset(answer) for answer in found.rows()} == {frozenset(required(Answer))}, "times are kept apart"
+    for recovery in results["recovery"]["made"].values():
+        assert set(recovery) == required(Recovery) and {frozenset(at) for at in recovery["by_k"].values()} == {
+            frozenset(required(RecoveryAt))
+        }

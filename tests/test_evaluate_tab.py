@@ -26,8 +26,14 @@ from gistdemo.model.embedded import EMBEDDED, SMOLLM2
 from gistdemo.present import tables
 from gistdemo.present.answer_table import Filter, answer_rows
 from gistdemo.results.evaluation import export, find_evaluations
+from gistdemo.services import LOCAL, Caller, Services, visitor
 from gistdemo.settings import PROJECT_DIR
 from gistdemo.ui.evaluate_tab import PICTURES, EvaluateTab
+
+
+def tab_of(settings, caller: Caller) -> EvaluateTab:
+    services = Services(settings, jobs=Jobs(settings.runs_dir, at_once=0))
+    return EvaluateTab(services, Watch(services.jobs), caller)
 
 
 @pytest.fixture
@@ -38,7 +44,7 @@ def tab(settings, tmp_path) -> EvaluateTab:
     settings = dataclasses.replace(settings, assets_dir=tmp_path / "assets")
     write_two_checkpoints(settings)
     measured.write(settings.data_dir / "evaluations" / "animals")
-    return EvaluateTab(settings, Watch(Jobs(settings.runs_dir, at_once=0)), local=True)
+    return tab_of(settings, LOCAL)
 
 
 def form(**changes):
@@ -81,7 +87,7 @@ def test_what_is_not_allowed_is_said_and_reaches_no_queue(tab, changes, words):
 
 def test_files_of_the_server_are_not_read_for_strangers(settings, tmp_path):
     (tmp_path / "rows.jsonl").write_text("")
-    tab = EvaluateTab(settings, Watch(Jobs(settings.runs_dir, at_once=0)), local=False)
+    tab = tab_of(settings, visitor())
     assert "is a file of the server" in tab.submit(*form(data=str(tmp_path / "rows.jsonl")))
 
 
@@ -126,7 +132,7 @@ def test_one_click_writes_report_tables_and_rows(tab):
     files, status = tab.prepared("animals")
     names = {Path(f["path"] if isinstance(f, dict) else f).name for f in files.value}
     assert names == {"report.html", "table.md", "rows.csv", "rows.parquet", "eval_results.json"} and "ready" in status
-    (tab.own / "animals" / "rows.jsonl").unlink()
+    (tab.settings.evaluations_dir / "animals" / "rows.jsonl").unlink()
     tab._read = (None, [], [])
     assert len(tab.prepared("animals")[0].value) == 3, "figures alone: report, table, results"
 
@@ -136,7 +142,7 @@ def test_every_file_of_a_report_can_be_downloaded_wherever_the_data_folder_is(ta
     """By default it is neither in the working directory nor in a temporary folder, and the server hands out nothing from elsewhere."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    tab = EvaluateTab(tab.settings, tab.watch, local=True)
+    tab = tab_of(tab.settings, LOCAL)
     with gr.Blocks() as page:
         chosen, status = gr.Textbox(), gr.HTML()
         gr.Button().click(tab.prepared, chosen, [gr.File(file_count="multiple"), status], api_name="prepared")
@@ -146,7 +152,7 @@ def test_every_file_of_a_report_can_be_downloaded_wherever_the_data_folder_is(ta
     finally:
         page.close(verbose=False)
     files = {Path(file).name: Path(file).read_bytes() for file in (files["value"] if isinstance(files, dict) else files)}
-    assert len(files) == 5 and files["eval_results.json"] == (tab.own / "animals" / "eval_results.json").read_bytes()
+    assert len(files) == 5 and files["eval_results.json"] == (tab.settings.evaluations_dir / "animals" / "eval_results.json").read_bytes()
 
 
 def test_results_of_others_are_taken_in_and_what_is_wrong_is_said(tab, tmp_path):
@@ -171,8 +177,8 @@ def test_the_table_filters_and_orders():
 
 
 def test_evaluations_on_the_same_rows_stand_together(tab):
-    measured.write(tab.own / "more", digest="sha256:ffff", title="Other rows")
-    board = tables.leaderboard(tab.evaluations())
+    measured.write(tab.settings.evaluations_dir / "more", digest="sha256:ffff", title="Other rows")
+    board = tables.leaderboard(tab.services.evaluations())
     assert board.count("gd-group") == 2 and board.count("<tr><th>healthy</th>") == 4
     assert tables.leaderboard([]).startswith("<p")
 
@@ -206,7 +212,7 @@ def test_an_evaluation_that_comes_with_the_app_is_of_models_that_come_with_it(ev
 @pytest.fixture
 def old(tab) -> EvaluateTab:
     """A tab with an evaluation that an earlier version made, of a checkpoint that is no longer there: two of its rows."""
-    shutil.copytree(Path(__file__).parent / "data" / "old_evaluation", tab.own / "old")
+    shutil.copytree(Path(__file__).parent / "data" / "old_evaluation", tab.settings.evaluations_dir / "old")
     return tab
 
 
@@ -255,7 +261,7 @@ def test_an_evaluation_is_shown_once_when_it_is_done_however_late_the_page_asks(
     card, choice, awaited = tab.tick("animals", None)
     assert job.title in card and awaited == job.id and "choices" not in choice
     assert "choices" not in tab.tick("animals", awaited)[1], "it still waits"
-    shutil.copytree(tab.own / "animals", tab.jobs.folder(job.id), dirs_exist_ok=True)
+    shutil.copytree(tab.settings.evaluations_dir / "animals", tab.jobs.folder(job.id), dirs_exist_ok=True)
     finished = dataclasses.replace(job, state="done", ended=1.0, history=[(1.0, "done")])
     tab.latest_job = lambda: finished
     _, choice, waiting = tab.tick("animals", awaited)
@@ -266,7 +272,7 @@ def test_an_evaluation_is_shown_once_when_it_is_done_however_late_the_page_asks(
 
 def test_figures_without_their_rows_say_so(tab):
     for name in ("rows.jsonl", "examples.jsonl"):
-        (tab.own / "animals" / name).unlink()
+        (tab.settings.evaluations_dir / "animals" / name).unlink()
     assert "Only the figures" in tab.show("animals")[-1] and "Only the figures" in tab.detail_of("animals", 0, "healthy", "gist", "1")
     assert tab.list_rows("animals", "healthy", "gist", "1", "any verdict", "as in the source", "") == []
 

@@ -37,7 +37,15 @@ def as_json(flags) -> list[dict]:
 
 def record(text: str) -> dict:
     key = {"checkpoint": "instruct", "condition": "full", "k": 0, "row": 0, "text": text}
-    return key | {"tokens": 9, "finish_reason": "limit", "prompt_tokens": 9, "instruction_tokens": 4, "kept_tokens": 4, "kv_bytes": 9}
+    return key | {
+        "tokens": 9,
+        "finish_reason": "limit",
+        "blind": False,
+        "prompt_tokens": 9,
+        "instruction_tokens": 4,
+        "kept_tokens": 4,
+        "kv_bytes": 9,
+    }
 
 
 @pytest.mark.parametrize("verdict", ANSWERS)
@@ -53,12 +61,12 @@ def test_one_answer_has_one_verdict_everywhere(verdict, settings, tmp_path, monk
     assert last.cells[0].text == text
     assert (last.cells[0].diagnosis.verdict, as_json(last.cells[0].diagnosis.flags)) == (verdict, flags)
 
-    monkeypatch.setattr("gistdemo.checkpoint.pool.ModelPool", lambda settings: pool)
+    monkeypatch.setattr("gistdemo.services.services.ModelPool", lambda settings: pool)
     monkeypatch.setattr(Settings, "from_env", classmethod(lambda cls: settings))
     options = ["--reference", ASKED.output, "--checkpoint", "instruct", "--conditions", "full", "--max-new-tokens", "500", "--json"]
     assert main(["compare", ASKED.instruction, *options]) == 0
-    (printed,) = json.loads(capsys.readouterr().out)
-    assert (printed["verdict"], printed["flags"]) == (verdict, flags)
+    (printed,) = json.loads(capsys.readouterr().out)["answers"]
+    assert (printed["verdict"], printed["findings"]) == (verdict, flags)
 
     (kept,) = judged([record(text)], [ASKED])
     assert (kept["verdict"], kept["findings"]) == (verdict, flags)
@@ -76,5 +84,5 @@ def test_one_answer_has_one_verdict_everywhere(verdict, settings, tmp_path, monk
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "sample_outputs.json").write_text(json.dumps(samples), encoding="utf-8")
-    (imported,) = read_foreign(folder, "other").records
+    (imported,) = read_foreign(folder, "other").answers
     assert (imported["verdict"], imported["findings"]) == (verdict, flags)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scripted import write_checkpoint, write_two_checkpoints
 
 from gistdemo import __version__
 from gistdemo.cli import build_parser, main
@@ -145,7 +146,8 @@ def test_a_queued_job_finds_files_named_from_any_folder(tmp_path, monkeypatch, s
     monkeypatch.setattr(Settings, "from_env", classmethod(lambda cls: settings))
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text('{"instruction": "Add 1 and 1.", "input": "", "output": "2"}\n')
-    Path("instruct").mkdir()  # a checkpoint's name stays a name
+    write_two_checkpoints(settings)
+    write_checkpoint(Path("instruct"))  # a checkpoint's name stays a name
     for command in (
         ["train", "--mode", "joint", "--name", "n", "--data", "rows.jsonl", "--validation", "rows.jsonl+org/name"],
         ["eval", "--checkpoint", "instruct", "--checkpoint", "./instruct", "--data", "rows.jsonl+absent.jsonl"],

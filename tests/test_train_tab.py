@@ -21,9 +21,10 @@ from gistdemo.jobs.record import FOLLOWS, Job
 from gistdemo.jobs.watch import Watch
 from gistdemo.model.embedded import EMBEDDED, GEMMA
 from gistdemo.present import job_cards, training_figures
+from gistdemo.services import LOCAL, Services
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
-from gistdemo.ui.train_tab import FORM, OWN_EXAMPLES, SIMULATED, TrainTab
+from gistdemo.ui.train_tab import OWN_EXAMPLES, SETTINGS, SIMULATED, Form, TrainTab
 
 VALUES = {"mode": "compressor", "backbone": "smollm2-135m-instruct", "ks": "1,2,4", "steps": 20, "batch_size": 8}
 VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
@@ -32,11 +33,12 @@ VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
 @pytest.fixture
 def tab(settings) -> TrainTab:
     """A tab whose queue starts nothing, not even after the test."""
-    return TrainTab(settings, Watch(Jobs(settings.runs_dir, at_once=0)), local=True)
+    services = Services(settings, jobs=Jobs(settings.runs_dir, at_once=0))
+    return TrainTab(services, Watch(services.jobs), LOCAL)
 
 
 def form(preset: str = "quick", name: str = "mine", data: str = OWN_EXAMPLES, more: str = "{}", **changes):
-    return [preset, name, data, more, *({**VALUES, **changes}[field] for field in FORM)]
+    return [preset, name, data, more, *({**VALUES, **changes}[field] for field in SETTINGS)]
 
 
 # --- form ----------------------------------------------------------------------------------------------------------------
@@ -77,17 +79,17 @@ def test_a_name_is_given_once(tab):
 def test_the_command_shown_is_the_form(tab, preset):
     """Parsed by the command line, it gives the same settings (but for the folder of the data)."""
     config = with_preset(preset, {"name": "x", "data": "x"})
-    values = {name: ",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in FORM}
+    values = {name: ",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in SETTINGS}
     shown = tab.describe(*form(preset, **values))[1]
     args = build_parser().parse_args(shlex.split(shown)[3:])
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
-    wanted = dataclasses.asdict(tab.config(*form(preset, **values))) | {"data": "assets/examples.jsonl"}
+    wanted = dataclasses.asdict(tab.config(Form(*form(preset, **values)))) | {"data": "assets/examples.jsonl"}
     assert args.queue and dataclasses.asdict(with_preset("", given)) == wanted
 
 
 def test_choosing_a_preset_fills_the_form(tab):
     radio, *values, more = tab.take_preset("earlier-experiment")
-    assert dict(zip(FORM, values, strict=True))["ks"] == "1" and more == "{}" and radio.info == PRESETS["earlier-experiment"].purpose
+    assert dict(zip(SETTINGS, values, strict=True))["ks"] == "1" and more == "{}" and radio.info == PRESETS["earlier-experiment"].purpose
 
 
 def test_data_are_counted_before_anything_starts(tab, tmp_path):
@@ -103,7 +105,7 @@ def test_the_settings_of_a_job_can_be_used_again(tab):
     job = tab.jobs.list()[0]
     name, data, *values, more, status = tab.settings_of(job.id)
     assert (name, data, json.loads(more)["rank"]) == ("mine-2", OWN_EXAMPLES, 8) and "Settings of" in status
-    again = tab.config("quick", name, data, more, *values)
+    again = tab.config(Form("quick", name, data, more, *values))
     assert dataclasses.replace(again, name="mine") == TrainConfig.from_dict(job.settings)
 
 
@@ -185,7 +187,7 @@ def test_a_finished_checkpoint_is_compared_with_its_backbone(tab, monkeypatch, f
     """Where the decoder is the backbone itself, the checkpoint's own full prompt is the backbone; else it is a row of its own."""
     made = read_manifest(write_checkpoint(tab.settings.data_dir / "checkpoints" / "mine"))
     row = ModelRow("mine", "toy", Entry("mine", tab.settings.data_dir, dataclasses.replace(made, **fields), None))
-    monkeypatch.setattr("gistdemo.ui.train_tab.list_rows", lambda settings: [row, ModelRow("toy", "toy")])
+    monkeypatch.setattr(tab.services, "rows", lambda: [row, ModelRow("toy", "toy")])
     job = Job("x-1", "train", "mine", {"name": "mine"}, state="done")
     tab.chosen = lambda job_id: job
     assert tab.to_compare("x-1") == rows
@@ -199,10 +201,38 @@ def test_a_finished_checkpoint_is_compared_with_its_backbone(tab, monkeypatch, f
 
 
 def test_memory_that_is_not_free_is_said_before_the_start(tab):
-    small, huge = (estimate(tab.config(*form(batch_size=size)), tab.jobs) for size in (8, 100_000))
+    small, huge = (estimate(tab.config(Form(*form(batch_size=size))), tab.jobs) for size in (8, 100_000))
     assert small.memory_gib == pytest.approx(5.0) and small.memory_text().startswith("Up to 5 GiB of memory")
     assert "are free: use a smaller batch" in huge.memory_text()
     assert "GiB of memory" in tab.describe(*form())[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "sampled", "step", "memory"),
+    [("embeddings", 4096, 2.4, 3.9), ("embeddings", 0, 4.8, 4.9), ("joint", 4096, 4.48, 6.8), ("joint", 0, 8.0, None)],
+)
+def test_gemmas_runs_were_measured_as_well(tab, mode, sampled, step, memory):
+    """Seconds per step of 8 rows, told apart from the rest of the run by asking for more steps."""
+    config = with_preset("", {"mode": mode, "name": "x", "data": "d", "backbone": GEMMA.name, "sampled_vocabulary": sampled})
+    short, long = (estimate(dataclasses.replace(config, steps=n, evaluate_every=1000), tab.jobs) for n in (100, 600))
+    assert (long.seconds - short.seconds) / 500 == pytest.approx(step) and short.memory_gib == memory
+    assert "two cores without native bf16" in short.basis and short.seconds < 100 * step + 600
+    many = estimate(dataclasses.replace(config, steps=100, evaluate_every=1000, sampled_vocabulary=100_000), tab.jobs)
+    assert many == estimate(dataclasses.replace(config, steps=100, evaluate_every=1000, sampled_vocabulary=0), tab.jobs), "at most that"
+
+
+def test_evaluations_take_longer_with_a_larger_model(tab):
+    config = with_preset("", {"mode": "embeddings", "name": "x", "data": "d", "steps": 10, "evaluate_rows": 400})
+    small, large = (estimate(dataclasses.replace(config, backbone=name), tab.jobs).seconds for name in EMBEDDED)
+    assert large > 1.5 * small
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mode": "compressor"}, {"mode": "joint", "weights": "all"}, {"mode": "joint", "backbone": "org/name"}]
+)
+def test_what_was_never_measured_has_no_estimate(tab, changes):
+    found = estimate(with_preset("", {"name": "x", "data": "d", "backbone": GEMMA.name} | changes), tab.jobs)
+    assert found.seconds is None and found.memory_gib is None and "first steps will tell" in found.basis
 
 
 def test_an_estimate_comes_from_a_run_made_here_where_there_is_one(tab):
@@ -216,3 +246,15 @@ def test_an_estimate_comes_from_a_run_made_here_where_there_is_one(tab):
     (tab.jobs.folder(job.id) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     made = estimate(dataclasses.replace(config, backbone="org/name"), tab.jobs)
     assert made.seconds > 8000 and made.basis == "as 'before' here"
+    sampled = estimate(dataclasses.replace(config, backbone="org/name", sampled_vocabulary=100), tab.jobs)
+    assert sampled.seconds is None, "a run on the whole vocabulary tells nothing about one on a sample"
+
+
+def test_a_run_made_here_by_an_earlier_version_still_tells(tab):
+    """Its settings lack what came later."""
+    config = with_preset("quick", {"name": "x", "data": "d.jsonl", "backbone": "org/name"})
+    older = {name: value for name, value in dataclasses.asdict(config).items() if name != "sampled_vocabulary"}
+    job = tab.jobs.submit("train", older, "before")
+    lines = [json.dumps({"step": n, "loss": 1.0, "time": 80.0 * n}) for n in (1, 2, 3)]
+    (tab.jobs.folder(job.id) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert estimate(config, tab.jobs).basis == "as 'before' here"

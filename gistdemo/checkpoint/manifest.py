@@ -42,6 +42,7 @@ class Manifest:
     backbone / backbone_digest: which weights it was trained on. max_k: number of slots; trained_k: the budgets seen in training.
     anchored: slots start from the mean embeddings of stretches of the instruction (see `Compression`), not from their vector alone.
     files: relative path -> {"sha256", "bytes"}. training, recovery: as written by the trainer, for people and for the page.
+    recipe: the recipe it was trained by, assets/recipes/RECIPE.json; "" where its settings are those of none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     anchored: bool = False
     has_weights: bool = False
+    recipe: str = ""
     training: dict[str, Any] = field(default_factory=dict)
     recovery: dict[str, Any] = field(default_factory=dict)
 
@@ -153,6 +155,8 @@ def _check_values(manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         if "\0" in name or not isinstance(expected, dict) or (type(expected.get("sha256")), type(expected.get("bytes"))) != (str, int):
             raise ValueError(f"files lists {name!r} as {expected!r}")
+    if manifest.recipe and not NAME.fullmatch(manifest.recipe):
+        raise ValueError(f"recipe is {manifest.recipe!r}, allowed are {NAME_RULE}")
     if not isinstance(manifest.max_k, int) or not 1 <= manifest.max_k <= 1024:
         raise ValueError(f"max_k is {manifest.max_k!r}, allowed are 1 to 1024")
     if manifest.has_compressor and manifest.has_backbone_adapter:

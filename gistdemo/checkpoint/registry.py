@@ -15,6 +15,7 @@ from gistdemo.checkpoint.manifest import Manifest, read_json, read_manifest
 from gistdemo.errors import CheckpointError, one_line
 from gistdemo.model.embedded import EMBEDDED, EmbeddedModel, chosen
 from gistdemo.model.fetching import HUB_ID
+from gistdemo.results.comparison import Model
 from gistdemo.settings import Settings
 
 EVALUATION_FILE = "evaluation.json"
@@ -87,6 +88,10 @@ class ModelRow:
     @property
     def mode(self) -> str:
         return self.manifest.mode if self.manifest else "no gist"
+
+    def described(self) -> Model:
+        """What is told of it in the JSON of a comparison."""
+        return {"mode": self.mode, "backbone": self.backbone, "backbone_digest": self.manifest.backbone_digest if self.manifest else None}
 
     @property
     def kind(self) -> str:

@@ -28,6 +28,7 @@ from gistdemo.checkpoint.manifest import (
 )
 from gistdemo.conditions import Condition
 from gistdemo.errors import CheckpointError, first_line
+from gistdemo.files import write_text
 from gistdemo.model.adapter_files import CONFIG_FILE
 from gistdemo.model.adapter_files import WEIGHTS_FILE as ADAPTER_FILE
 from gistdemo.model.engine import EngineRow
@@ -206,6 +207,4 @@ def trained_marks(folder: Path) -> frozenset[str]:
 def describe(folder: Path, manifest: Manifest, card: str) -> None:
     """Write what a folder says about itself: manifest and card, each replaced in one move."""
     for name, text in (("README.md", card), ("manifest.json", manifest.to_json())):
-        building = folder / f".{name}.{os.getpid()}"
-        building.write_text(text, encoding="utf-8")
-        os.replace(building, folder / name)
+        write_text(folder / name, text)

@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gistdemo.checkpoint.archive import pack
-from gistdemo.checkpoint.registry import find_checkpoint, list_checkpoints
+from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.cli.output import Commands
 from gistdemo.errors import UsageError
-from gistdemo.jobs.queue import Jobs
-from gistdemo.services import delete_checkpoint, import_checkpoint
+from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
 
 SHOWN_K = 4  # where one budget has to stand for all
@@ -59,20 +57,19 @@ def _checkpoints(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _export(args: argparse.Namespace, settings: Settings) -> int:
-    entry = find_checkpoint(args.name, settings.checkpoint_dirs)
     if not args.out.is_dir():
         raise UsageError(f"'{args.out}' is not a folder. Give one that exists with --out.")
-    print(pack(entry.folder, args.out))
+    print(Services(settings).pack_checkpoint(args.name, args.out))
     return 0
 
 
 def _import(args: argparse.Namespace, settings: Settings) -> int:
-    print(import_checkpoint(args.file, settings, Jobs(settings.runs_dir)))
+    print(Services(settings).import_checkpoint(args.file, LOCAL))
     return 0
 
 
 def _delete(args: argparse.Namespace, settings: Settings) -> int:
-    delete_checkpoint(args.name, settings, Jobs(settings.runs_dir))
+    Services(settings).delete_checkpoint(args.name, LOCAL)
     print(f"{args.name}: deleted")
     return 0
 

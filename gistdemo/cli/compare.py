@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 
-from gistdemo.checkpoint.registry import find_row, list_rows
 from gistdemo.cli.output import Commands
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
+from gistdemo.generation import Sampling
 from gistdemo.grid import Cell, CompareRequest
+from gistdemo.prompts import Example
+from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
 
 
@@ -33,19 +34,14 @@ def add(commands: Commands) -> None:
     p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     p.add_argument("--top-p", type=float, default=1.0, help="nucleus (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="seed of every row's own generator (default: %(default)s)")
-    p.add_argument("--json", action="store_true", help="print the cells as JSON")
+    p.add_argument("--json", action="store_true", help="print the comparison as JSON")
     p.set_defaults(command=_compare)
 
 
 def _compare(args: argparse.Namespace, settings: Settings) -> int:
-    from gistdemo.checkpoint.pool import ModelPool
-    from gistdemo.compare import compare
-    from gistdemo.generation import Sampling
-    from gistdemo.prompts import Example
-
-    names = args.checkpoint or [row.name for row in list_rows(settings) if row.has_gist]
-    for name in names:
-        find_row(name, settings)  # a wrong name is one message here, not one per cell
+    services = Services(settings)
+    names = args.checkpoint or [row.name for row in services.rows() if row.has_gist]
+    models = {name: services.row(name, LOCAL).described() for name in names}  # a wrong name is one message here, not one per cell
     request = CompareRequest(
         Example(args.instruction, args.input, args.reference),
         tuple(names),
@@ -55,13 +51,13 @@ def _compare(args: argparse.Namespace, settings: Settings) -> int:
     )
     cells: tuple[Cell, ...] = ()
     shown = ""
-    for snapshot in compare(request, ModelPool(settings), threading.Event()):
+    for snapshot in services.compare(request, LOCAL):
         cells = snapshot.cells
         if snapshot.fraction is not None and snapshot.message != shown:
             shown = snapshot.message
             print(f"{snapshot.fraction:4.0%} {shown}", file=sys.stderr)
     if args.json:
-        print(json.dumps([cell.to_dict() for cell in cells], ensure_ascii=False, indent=2))
+        print(json.dumps(request.record(cells, models), ensure_ascii=False, indent=2))
     else:
         print("\n\n".join(_cell_text(cell) for cell in cells))
     return 2 if all(cell.error for cell in cells) else 0

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_rows
 from gistdemo.cli.output import Commands, tell_queued
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import UsageError
-from gistdemo.jobs.queue import Jobs
-from gistdemo.services import start_evaluation
+from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
+
+if TYPE_CHECKING:
+    from gistdemo.results.evaluation import Results
 
 
 def add(commands: Commands) -> None:
@@ -67,11 +69,10 @@ def _eval(args: argparse.Namespace, settings: Settings) -> int:
         args.allow_trained,
         args.recovery,
     )
+    services = Services(settings)
     if args.queue:
-        return tell_queued(start_evaluation(request, args.title, Jobs(settings.runs_dir)))
-    from gistdemo.evaluate.run import evaluate
-
-    results = evaluate(request, args.out, settings, args.title)
+        return tell_queued(services.start_evaluation(request, args.title, LOCAL))
+    results = services.evaluate(request, args.out, args.title, LOCAL)
     for name in request.checkpoints if args.keep else ():
         row = find_row(name, settings)
         if row.entry and row.manifest:
@@ -80,7 +81,7 @@ def _eval(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _print_results(results: dict[str, Any], answered: bool) -> None:
+def _print_results(results: Results, answered: bool) -> None:
     from gistdemo.results.summary import as_table
 
     seen = f", {results['rows_trained_on']} of them TRAINED ON" if results["rows_trained_on"] else ""

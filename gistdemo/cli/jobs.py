@@ -12,6 +12,7 @@ from gistdemo.cli.output import Commands, log_to_stderr
 from gistdemo.jobs.progress import ProgressReader, tail
 from gistdemo.jobs.queue import OUTPUT, Jobs
 from gistdemo.jobs.record import Job
+from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
 
 
@@ -36,7 +37,7 @@ def add(commands: Commands) -> None:
 
 
 def _jobs_list(args: argparse.Namespace, settings: Settings) -> int:
-    jobs = Jobs(settings.runs_dir)
+    jobs = Services(settings).jobs
     jobs.tick()
     found = jobs.list()
     if args.json:
@@ -50,7 +51,7 @@ def _jobs_list(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _job_show(args: argparse.Namespace, settings: Settings) -> int:
-    jobs = Jobs(settings.runs_dir)
+    jobs = Services(settings).jobs
     jobs.tick()
     job = jobs.get(args.id)
     print(f"{job.id}: {job.state}, {_progress_text(jobs, job)}")
@@ -69,15 +70,17 @@ def _progress_text(jobs: Jobs, job: Job) -> str:
 
 
 def _job_change(args: argparse.Namespace, settings: Settings) -> int:
-    jobs = Jobs(settings.runs_dir)
-    {"stop": jobs.stop, "resume": jobs.resume, "delete": jobs.delete}[args.action](args.id)
-    jobs.tick()
-    print(f"{args.id}: {'deleted' if args.action == 'delete' else jobs.get(args.id).state}")
+    services = Services(settings)
+    if args.action == "delete":
+        services.delete_job(args.id, LOCAL)
+        print(f"{args.id}: deleted")
+    else:
+        print(f"{args.id}: {services.change_job(args.action, args.id, LOCAL).state}")
     return 0
 
 
 def _job_logs(args: argparse.Namespace, settings: Settings) -> int:
-    jobs = Jobs(settings.runs_dir)
+    jobs = Services(settings).jobs
     jobs.get(args.id)
     print(tail(jobs.folder(args.id) / OUTPUT, args.lines))
     return 0

@@ -11,8 +11,7 @@ from typing import Any
 
 from gistdemo.cli.output import Commands, log_to_stderr, tell_queued
 from gistdemo.errors import TrainingError
-from gistdemo.jobs.queue import Jobs
-from gistdemo.services import start_training
+from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
 from gistdemo.train.config import DTYPES, WEIGHTS, TrainConfig
 from gistdemo.train.modes import MODES
@@ -64,15 +63,14 @@ def _items(text: str, kind: type) -> tuple[Any, ...]:
 def _train(args: argparse.Namespace, settings: Settings) -> int:
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainConfig) if hasattr(args, f.name)}
     config = with_preset(args.preset or "", (read_recipe(args.recipe, settings) if args.recipe else {}) | given)
+    services = Services(settings)
     if args.queue:
-        return tell_queued(start_training(config, settings, Jobs(settings.runs_dir)))
+        return tell_queued(services.start_training(config, LOCAL))
     try:
         args.run.mkdir(parents=True, exist_ok=True)
         log_file = logging.FileHandler(args.run / "log.txt", encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"Run directory '{args.run}' cannot be written ({error.strerror}). Give another one with --run.") from error
     log_to_stderr(log_file)
-    from gistdemo.train.run import train
-
-    print(train(config, args.run, settings, args.out))
+    print(services.train(config, args.run, args.out, LOCAL))
     return 0

@@ -7,14 +7,12 @@ import random
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from gistdemo.data.alpaca import read_rows
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
-EMBEDDED = "embedded"
-OWN_EXAMPLES = "embedded examples"  # what a form calls them
+EMBEDDED, OWN_EXAMPLES = "embedded", "embedded examples"  # what command line and forms call those written for this project
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,6 @@ class Listed:
     example: Example
 
 
-def named_source(typed: str, settings: Settings) -> str:
-    """The source that stands for what was typed into a form: the file of the embedded examples for their name or for nothing."""
-    return str(settings.examples_file) if typed.strip() in ("", OWN_EXAMPLES) else typed.strip()
-
-
 class ExampleSources:
     """Reads each source once and keeps it. Thread-safe."""
 
@@ -39,14 +32,14 @@ class ExampleSources:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Listed, ...]] = {}
 
-    def load(self, source: str = EMBEDDED) -> tuple[Listed, ...]:
-        """All examples of a source: EMBEDDED, or what `read_rows` takes.
+    def load(self, source: str) -> tuple[Listed, ...]:
+        """All examples of a source: the file of the embedded ones, or what `read_rows` takes.
 
         Raises: DataError: see `read_rows`.
         """
         with self._lock:
             if source not in self._known:
-                self._known[source] = self._embedded() if source == EMBEDDED else _numbered(source)
+                self._known[source] = self._embedded() if source == str(self._settings.examples_file) else _numbered(source)
             return self._known[source]
 
     def _embedded(self) -> tuple[Listed, ...]:
@@ -56,7 +49,7 @@ class ExampleSources:
 
 
 def _numbered(source: str) -> tuple[Listed, ...]:
-    rows = read_rows(Path(source).expanduser() if Path(source).suffix else source, need_output=False)
+    rows = read_rows(source, need_output=False)
     return tuple(Listed(n, "", example) for n, example in enumerate(rows.examples, 1))
 
 

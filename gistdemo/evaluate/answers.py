@@ -1,7 +1,8 @@
 """Greedy answers of many rows in several conditions, kept in files that a kill cannot spoil, and judged once all are there.
 
-DIR/rows.jsonl      one record per answer, in the order of generation (see `records`)
-DIR/timings.jsonl   line by line what it took; apart from these files, the same request gives the same bytes
+DIR/rows.jsonl      one `Generated` per line, in the order of generation
+DIR/timings.jsonl   line by line TIMES and share_seconds, an answer's part of the time that its batch took; apart from these files, the
+                    same request gives the same bytes
 
 Equal prompts (a truncation that cuts nothing, no instruction and no input, more gist tokens than words) are answered once.
 """
@@ -12,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,16 +24,16 @@ from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import WorkStopped
 from gistdemo.evaluate.request import EvaluationRequest
+from gistdemo.files import recover
 from gistdemo.generation import RowReady, Sampling, TokenEvent
-from gistdemo.json_lines import recover
 from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.prompts import Example, PromptPlan
-from gistdemo.results.answer import ROWS_FILE
+from gistdemo.results.answer import ROWS_FILE, Generated, Said
 
 log = logging.getLogger(__name__)
 BATCH = 32
 TIMINGS_FILE = "timings.jsonl"
-TIMINGS = ("first_token_seconds", "tokens_per_second", "share_seconds")
+TIMES = ("first_token_seconds", "tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -94,46 +95,46 @@ def answer(
     folder: Path,
     on_batch: Callable[[int], None] = lambda done: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> list[dict[str, Any]]:
-    """Generate what `folder` does not hold yet; return the records of all batches, in order, with their timings, not judged.
+) -> list[Generated]:
+    """Generate what `folder` does not hold yet; return the answers of all batches, in order, with their timings.
 
-    A record: see `gistdemo.results.answer`; and the names in TIMINGS (s, tokens/s within the batch; of the time its batch took, one
-    record's share). on_batch: told how many batches are there. A kill loses at most the batch it falls into.
+    on_batch: told how many batches are there. A kill loses at most the batch it falls into.
     Raises: WorkStopped: should_stop, asked after every batch, said so. RuntimeError: a row could not be generated.
     """
-    records, ready = _on_file(work, folder)
+    answers, ready = _on_file(work, folder)
     with (folder / ROWS_FILE).open("a", encoding="utf-8") as rows, (folder / TIMINGS_FILE).open("a", encoding="utf-8") as timings:
         for number, batch in enumerate(work[ready:], ready + 1):
             began = time.perf_counter()
             fresh = list(_answered(batch, limit))
-            share = {"share_seconds": round((time.perf_counter() - began) / len(fresh), 4)}
-            fresh = [record | share for record in fresh]
-            for file, part in ((timings, _timings), (rows, without_timings)):
-                file.writelines(json.dumps(part(record), ensure_ascii=False) + "\n" for record in fresh)
+            share = round((time.perf_counter() - began) / len(fresh), 4)
+            times = [_times(one) | {"share_seconds": share} for one in fresh]
+            for file, lines in ((timings, times), (rows, list(map(without_timings, fresh)))):
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
                 file.flush()
                 os.fsync(file.fileno())
-            records += fresh
+            answers += fresh
             on_batch(number)
             log.info("answers: batch %d of %d", number, len(work))
             if should_stop() and number < len(work):
                 raise WorkStopped(
                     f"Stopped after {number} of {len(work)} batches of answers; all of them are kept. Resume goes on from there."
                 )
-    return records
+    return answers
 
 
-def _timings(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: record.get(name) for name in TIMINGS}
+def without_timings(answer: Mapping[str, object]) -> dict[str, object]:
+    """The part of an answer that the same request gives again."""
+    return {name: value for name, value in answer.items() if name not in TIMES}
 
 
-def without_timings(record: dict[str, Any]) -> dict[str, Any]:
-    """The part of a record that the same request gives again."""
-    return {name: value for name, value in record.items() if name not in TIMINGS}
+def _times(answer: Mapping[str, object]) -> dict[str, object]:
+    return {name: answer.get(name) for name in TIMES}
 
 
-def _on_file(work: Sequence[Batch], folder: Path) -> tuple[list[dict[str, Any]], int]:
-    """The records of the first batches that are whole, and how many batches that are. What follows them is cut off the files."""
-    found = [row | timing for row, timing in zip(recover(folder / ROWS_FILE), recover(folder / TIMINGS_FILE), strict=False)]
+def _on_file(work: Sequence[Batch], folder: Path) -> tuple[list[Generated], int]:
+    """The answers of the first batches that are whole, and how many batches that are. What follows them is cut off the files."""
+    lines = zip(recover(folder / ROWS_FILE), recover(folder / TIMINGS_FILE), strict=False)
+    found: list[Generated] = [row | {"blind": row.get("blind", False)} | _times(timing) for row, timing in lines]  # older jobs do not say
     kept, ready = 0, 0
     for batch in work:
         keys = batch.keys()
@@ -153,25 +154,29 @@ def _cut(path: Path, lines: int) -> None:
             file.truncate(size)
 
 
-def _answered(batch: Batch, limit: int) -> Iterator[dict[str, Any]]:
+def _answered(batch: Batch, limit: int) -> Iterator[Generated]:
     rows = [batch.subject.loaded.row(items[0].plan) for items in batch.prompts]
-    for items, made in zip(batch.prompts, generate(batch.subject.base.engine, rows, limit), strict=True):
+    for items, said in zip(batch.prompts, generate(batch.subject.base.engine, rows, limit), strict=True):
         for item in items:
-            sizes = {name: getattr(item.plan, name) for name in ("prompt_tokens", "instruction_tokens", "kept_tokens")}
-            key = {"checkpoint": batch.subject.name, "condition": item.condition, "k": item.k, "row": item.row}
-            yield key | {name: value for name, value in made.items() if name != "ids"} | sizes | {"blind": item.blind}
+            yield {
+                "checkpoint": batch.subject.name,
+                "condition": item.condition,
+                "k": item.k,
+                "row": item.row,
+                **said,
+                "prompt_tokens": item.plan.prompt_tokens,
+                "instruction_tokens": item.plan.instruction_tokens,
+                "kept_tokens": item.plan.kept_tokens,
+                "blind": item.blind,
+            }
 
 
-def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict[str, Any]]:
-    """Greedy answers of one batch: text, ids, tokens, finish_reason, kv_bytes of the prompt, first_token_seconds and
-    tokens_per_second.
-
-    Raises: RuntimeError: a row failed.
-    """
-    made: list[dict[str, Any]] = [{"text": "", "ids": [], "finish_reason": None, "kv_bytes": 0} for _ in rows]
+def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[Said]:
+    """Greedy answers of one batch, with their times. Raises: RuntimeError: a row failed."""
+    said: list[Said] = [{"text": "", "finish_reason": None, "kv_bytes": 0, "tokens": 0} for _ in rows]
     seconds: list[list[float]] = [[] for _ in rows]
     for event in engine.stream(rows, Sampling(limit)):
-        one = made[event.row]
+        one = said[event.row]
         if isinstance(event, RowReady):
             one["kv_bytes"] = event.kv_bytes
         elif isinstance(event, TokenEvent):
@@ -181,15 +186,13 @@ def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[dict
             one["finish_reason"] = event.finish_reason or one["finish_reason"]
             if event.token_id is not None:
                 seconds[event.row].append(event.seconds)
-                if event.finish_reason != "eos":
-                    one["ids"].append(event.token_id)
-    return [one | {"tokens": len(one["ids"])} | _speed(times) for one, times in zip(made, seconds, strict=True)]
+                one["tokens"] = (one["tokens"] or 0) + (event.finish_reason != "eos")
+    for one, times in zip(said, seconds, strict=True):
+        one["first_token_seconds"], one["tokens_per_second"] = _speed(times)
+    return said
 
 
-def _speed(times: Sequence[float]) -> dict[str, float | None]:
-    """First token from the start of the batch; later tokens per second."""
+def _speed(times: Sequence[float]) -> tuple[float | None, float | None]:
+    """Seconds from the start of the batch to the first token; later tokens per second."""
     lasted = times[-1] - times[0] if len(times) > 1 else 0.0
-    return {
-        "first_token_seconds": round(times[0], 4) if times else None,
-        "tokens_per_second": round((len(times) - 1) / lasted, 2) if lasted > 0 else None,
-    }
+    return round(times[0], 4) if times else None, round((len(times) - 1) / lasted, 2) if lasted > 0 else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from gistdemo.checkpoint.pool import LoadedBackbone
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.evaluate.own_answers import own_answers
 from gistdemo.evaluate.recovery import Judged, measure_recovery
+from gistdemo.results.evaluation import Recoveries
 from gistdemo.settings import Settings
 
 
@@ -19,12 +19,12 @@ def judge(
     ks: Sequence[int],
     answer_tokens: int,
     settings: Settings,
-) -> dict[str, Any]:
+) -> Recoveries:
     """Recovery of every budget in `ks` on every set of held-out rows, against two kinds of answers.
 
     held: sets of rows with reference answers, by name ("" for rows as they are, "long" for long text). Returns, per set,
-    "references" and "own_answers" (behind the set's name), each as `measure_recovery` returns it. own_answers: the
-    checkpoint's own greedy full-prompt answers, at most `answer_tokens` each.
+    "references" and "own_answers" (behind the set's name). own_answers: the checkpoint's own greedy full-prompt answers, at most
+    `answer_tokens` each.
     """
     adapters = (loaded.compress_adapter, loaded.decode_adapter)
     figures = {}

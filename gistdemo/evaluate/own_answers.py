@@ -11,8 +11,8 @@ from pathlib import Path
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import WorkStopped
+from gistdemo.files import recover
 from gistdemo.generation import Sampling, TokenEvent
-from gistdemo.json_lines import recover
 from gistdemo.memory import return_freed_memory
 from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.prompts import EncodedPrompt, plan

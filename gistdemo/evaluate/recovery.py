@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.model.gist_cache import GistCache, stack
 from gistdemo.model.gist_model import GistModel, gist_row
 from gistdemo.prompts import EncodedPrompt, plan
+from gistdemo.results.evaluation import Recovery, RecoveryAt
 
 EVALUATION_BATCH = 16
 
@@ -38,13 +38,12 @@ def measure_recovery(
     compress_adapter: str | None,
     decode_adapter: str | None,
     anchored: bool = False,
-    known: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    known: Recovery | None = None,
+) -> Recovery:
     """NLL per token of the answers with the full prompt, without instruction, with their own and with another row's gist.
 
     rows: at least 2. slots: (K, E). anchored: see `plan`. known: an earlier result on the same rows and decoder, whose nll_full and nll_none are
-    taken over. Returns {"rows", "answer_tokens", "nll_full", "nll_none", "by_k": {"4": {"recovery",
-    "swapped", "nll_gist", "nll_swapped"}}}; recoveries are None where full and none do not differ.
+    taken over.
     """
     order = sorted(range(len(rows)), key=lambda n: len(rows[n].encoded.ids()) + len(rows[n].answer))
     rows = [rows[n] for n in order]
@@ -67,7 +66,7 @@ def measure_recovery(
 
     full, none = (known["nll_full"], known["nll_none"]) if known else (text_nll("full"), text_nll("none"))
     gap = none - full
-    by_k = {}
+    by_k: dict[str, RecoveryAt] = {}
     for k in ks:
         caches = _compressed(model, rows, slots, k, compress_adapter, anchored)
         own, swapped = gist_nll(caches, lambda n: n, k), gist_nll(caches, lambda n: partners[n], k)

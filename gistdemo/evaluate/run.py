@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_row
@@ -25,17 +25,16 @@ from gistdemo.checkpoint.store import trained_marks
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import UsageError, WorkStopped
-from gistdemo.evaluate.answers import Subject, answer, batches, without_timings
+from gistdemo.evaluate.answers import TIMINGS_FILE, Batch, Subject, answer, batches, without_timings
 from gistdemo.evaluate.judge import judge
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
-from gistdemo.json_lines import recover
+from gistdemo.files import recover, write_json, write_lines
 from gistdemo.memory import keep_freed_memory, return_freed_memory
 from gistdemo.prompts import Example
 from gistdemo.results import earlier_format
-from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
-from gistdemo.results.evaluation import RESULTS_FILE, versions, write_json
-from gistdemo.results.summary import summarise
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, judged
+from gistdemo.results.evaluation import RESULTS_FILE, Asked, Recoveries, Results, new_results
 from gistdemo.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def evaluate(
     title: str = "",
     report: Report = lambda done, of: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> Results:
     """Measure, write the files into `folder` and return the results. Goes on where an interrupted evaluation stopped.
 
     report: told how much of the work is done, counted in answers. should_stop: asked after every batch.
@@ -74,28 +73,29 @@ def evaluate(
         return_freed_memory()
         report(ends[batch - 1], total)
 
-    records = judged(answer(work, request.max_new_tokens, folder, answered, should_stop), examples)
-    write_lines(folder / ROWS_FILE, map(without_timings, records))
+    answers = judged(answer(work, request.max_new_tokens, folder, answered, should_stop), examples)
+    write_lines(folder / ROWS_FILE, map(without_timings, answers))
     order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}  # as asked for
-    records.sort(key=lambda r: (order[r["checkpoint"], r["condition"], r["k"]], r["row"]))
-    results: dict[str, Any] = {
-        "format": 1,
-        "title": title or f"{', '.join(s.name for s in subjects)} on {request.named().data}",
-        "source": "ours",
-        "request": dataclasses.asdict(request.named()),
-        "command": request.named().command(),
-        "rows": len(examples),
-        "rows_trained_on": trained_on,
-        "digest": rows_digest(examples),
-        "answers": summarise(records, examples),
-        "recovery": {},
-    }
+    answers.sort(key=lambda a: (order[a["checkpoint"], a["condition"], a["k"]], a["row"]))
+    recovery: dict[str, Recoveries] = {}
     for number, subject in enumerate(with_gist, 1):
-        results["recovery"][subject.name] = _recovery(subject, examples, request, folder, settings)
+        recovery[subject.name] = _recovery(subject, examples, request, folder, settings)
         report(total - judging * (len(with_gist) - number), total)
         if should_stop() and number < len(with_gist):
             raise WorkStopped(f"Stopped after the recovery of '{subject.name}', which is kept. Resume goes on from there.")
-    _finish(folder, results, records, examples, request, subjects)
+    named = request.named()
+    results = new_results(
+        title or f"{', '.join(s.name for s in subjects)} on {named.data}",
+        "ours",
+        cast(Asked, dataclasses.asdict(named)),
+        examples,
+        answers,
+        command=named.command(),
+        trained_on=trained_on,
+        recovery=recovery,
+        seconds=_seconds(folder),
+    )
+    _write(folder, results, answers, examples, request, subjects[0])
     return results
 
 
@@ -129,7 +129,7 @@ def _claim(folder: Path, request: EvaluationRequest, examples: Sequence[Example]
     write_lines(folder / EXAMPLES_FILE, map(dataclasses.asdict, examples))
 
 
-def _ends(work: Sequence[Any]) -> list[int]:
+def _ends(work: Sequence[Batch]) -> list[int]:
     """Prompts answered after each batch."""
     ends, done = [], 0
     for batch in work:
@@ -143,12 +143,10 @@ def _judging(request: EvaluationRequest, examples: Sequence[Example]) -> int:
     return 2 * len(examples) * (1 + len(request.ks)) if request.recovery else 0
 
 
-def _recovery(
-    subject: Subject, examples: Sequence[Example], request: EvaluationRequest, folder: Path, settings: Settings
-) -> dict[str, Any]:
+def _recovery(subject: Subject, examples: Sequence[Example], request: EvaluationRequest, folder: Path, settings: Settings) -> Recoveries:
     """Recovery of one checkpoint, from the file where it is there already."""
     path = folder / RECOVERY_FILE
-    known: dict[str, dict[str, Any]] = {record["checkpoint"]: record["recovery"] for record in recover(path)}
+    known: dict[str, Recoveries] = {record["checkpoint"]: record["recovery"] for record in recover(path)}
     if subject.name in known:
         return known[subject.name]
     began = time.perf_counter()
@@ -163,29 +161,23 @@ def _recovery(
     return found
 
 
-def _finish(
-    folder: Path,
-    results: dict[str, Any],
-    records: Sequence[dict[str, Any]],
-    examples: Sequence[Example],
-    request: EvaluationRequest,
-    subjects: Sequence[Subject],
+def _write(
+    folder: Path, results: Results, answers: Sequence[Answer], examples: Sequence[Example], request: EvaluationRequest, first: Subject
 ) -> None:
-    """Write what sums the folder up."""
-    first, k = subjects[0], request.ks[0]
-    seconds = _seconds(folder, records)
-    results |= {"versions": versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()), "seconds": seconds}
+    """What sums the folder up; an earlier experiment's names are those of the first checkpoint and budget."""
+    k = request.ks[0]
     own = [entry for entry in results["answers"] if entry["checkpoint"] == first.name]
     write_json(folder / RESULTS_FILE, results | earlier_format.eval_results(first.name, k, own, results["seconds"]))
     shown = [name for name in earlier_format.NAMES if name in request.conditions and first.can(name)]
     prompts = [_prompt_texts(first, example, shown, k) for example in examples[: earlier_format.SAMPLES]]
-    mine = [record for record in records if record["checkpoint"] == first.name]
+    mine = [answer for answer in answers if answer["checkpoint"] == first.name]
     write_json(folder / "sample_outputs.json", earlier_format.sample_outputs(mine, examples, prompts, k))
 
 
-def _seconds(folder: Path, records: Sequence[dict[str, Any]]) -> float | None:
+def _seconds(folder: Path) -> float | None:
     """What all batches and recoveries took, those before an interruption included; None where a part was not timed."""
-    parts: list[Any] = [r.get("share_seconds") for r in records] + [r.get("seconds") for r in recover(folder / RECOVERY_FILE)]
+    timed = ((TIMINGS_FILE, "share_seconds"), (RECOVERY_FILE, "seconds"))
+    parts = [line.get(name) for file, name in timed for line in recover(folder / file)]
     return None if None in parts else round(sum(parts), 1)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gistdemo.json_lines import recover
+from gistdemo.files import recover
 
 METRICS = "metrics.jsonl"
 WINDOW = 30  # steps the speed is taken from

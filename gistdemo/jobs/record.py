@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from gistdemo.errors import JobError
+from gistdemo.files import write_json
 
 State = Literal["queued", "starting", "running", "stopping", "done", "failed", "cancelled", "lost"]
 FILE = "job.json"
@@ -91,6 +91,4 @@ def read_job(folder: Path) -> Job:
 
 def write_job(folder: Path, job: Job) -> None:
     """Replace a job's record in one move: a reader sees the old one or the new one."""
-    building = folder / f".{FILE}.{os.getpid()}"
-    building.write_text(json.dumps(dataclasses.asdict(job), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(building, folder / FILE)
+    write_json(folder / FILE, dataclasses.asdict(job))

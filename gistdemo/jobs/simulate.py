@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gistdemo.errors import TrainingError, WorkStopped
-from gistdemo.json_lines import recover
+from gistdemo.files import recover, write_json
 
 DEFAULTS = {"steps": 60, "seconds_per_step": 0.1, "fail_at": 0, "evaluate_every": 10, "save_every": 5, "seed": 0}
 
@@ -42,6 +42,6 @@ def simulate(settings: dict[str, Any], folder: Path, should_stop: Callable[[], b
             file.writelines(json.dumps(one | {"time": time.time()}) + "\n" for one in records)
         asked = should_stop()
         if asked or step % values["save_every"] == 0 or step == values["steps"]:
-            state.write_text(json.dumps({"step": step}))
+            write_json(state, {"step": step})
         if asked:
             raise WorkStopped(f"Stopped after step {step} of {values['steps']}. Resume goes on from there.")

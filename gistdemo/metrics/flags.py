@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from gistdemo.metrics.repetition import Loop, Units, find_loop, split_units
 
@@ -68,6 +68,18 @@ FLAGS = {
 }
 
 
+class Finding(TypedDict):
+    """A flag in JSON. span: [start, stop]."""
+
+    code: str
+    name: str
+    severity: Severity
+    span: list[int] | None
+    evidence: str
+    value: float | None
+    members: list[int]
+
+
 @dataclass(frozen=True)
 class Flag:
     """One finding about an answer, or (F7) about a set of answers.
@@ -85,8 +97,7 @@ class Flag:
     value: float | None = None
     members: tuple[int, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that json can write: lists for tuples."""
+    def to_dict(self) -> Finding:
         return {
             "code": self.code,
             "name": self.name,
@@ -98,10 +109,11 @@ class Flag:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Flag:
+    def from_dict(cls, values: Finding) -> Flag:
         """The flag that `to_dict` wrote."""
-        span = values["span"]
-        return cls(**values | {"span": None if span is None else (span[0], span[1]), "members": tuple(values["members"])})
+        start_stop = values["span"]
+        span = None if start_stop is None else (start_stop[0], start_stop[1])
+        return cls(values["code"], values["name"], values["severity"], span, values["evidence"], values["value"], tuple(values["members"]))
 
 
 @dataclass(frozen=True)

@@ -189,12 +189,3 @@ class AdapterHost:
             else:
                 self._peft.add_adapter(name, config)
         self._settle(name)
-
-    def _remove(self, name: str) -> None:
-        """Take an adapter off again; with the last one PEFT's layers go as well."""
-        if len(self.names) == 1:
-            self._peft.unload()
-            self._peft, self._active = None, None
-        else:
-            self._peft.delete_adapter(name)
-            self._settle(self.names[0])

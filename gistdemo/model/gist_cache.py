@@ -50,11 +50,6 @@ class GistCache:
         back = torch.arange(self.length, 0, -1, device=self.mask.device)
         return (self.next_position[:, None] - back).clamp(min=0)
 
-    def bytes_per_row(self) -> list[int]:
-        """Bytes of real keys and values per row: 2 x L x H x D x bytes x real positions; padding does not count."""
-        per_position = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (*self.keys, *self.values))
-        return [per_position * int(n) for n in self.mask.sum(1)]
-
     def row(self, index: int) -> GistCache:
         """One row without its padding (a view where it can be)."""
         start = self.length - int(self.mask[index].sum())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from gistdemo.results.answer import Answer
 
 HEADERS = ["#", "instruction", "ROUGE-L", "− full", "verdict", "flags", "prompt", "answer"]
-ORDERS = {  # by which value of an answer; its sign says whether the lowest or the highest comes first
+ORDERS: dict[
+    str, tuple[Literal["row", "gain", "rougeL", "instruction_tokens"], int]
+] = {  # by which value of an answer; its sign says whether the lowest or the highest comes first
     "as in the source": ("row", 1),
     "best against full": ("gain", -1),
     "worst against full": ("gain", 1),
@@ -30,10 +34,16 @@ class Filter:
     text: str = ""
 
 
-def answer_rows(rows: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, str]], wanted: Filter) -> list[list[Any]]:
+class _Listed(Answer):
+    """An answer with its ROUGE-L over that of the full prompt."""
+
+    gain: float | None
+
+
+def answer_rows(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], wanted: Filter) -> list[list[Any]]:
     """Lines of the table, at most MOST: number from 1, instruction, ROUGE-L, gain over the full prompt, verdict, flags, tokens."""
     gained = gains(rows, wanted.checkpoint, wanted.condition, wanted.k)
-    found = []
+    found: list[_Listed] = []
     for r in rows:
         if (r["checkpoint"], r["condition"]) != (wanted.checkpoint, wanted.condition) or r["k"] not in (0, wanted.k):
             continue
@@ -45,14 +55,15 @@ def answer_rows(rows: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[st
     return [_line(r, examples[r["row"]]) for r in found[:MOST]]
 
 
-def gains(rows: Sequence[Mapping[str, Any]], checkpoint: str, condition: str, k: int) -> dict[int, float]:
+def gains(rows: Sequence[Answer], checkpoint: str, condition: str, k: int) -> dict[int, float]:
     """ROUGE-L over that of the full prompt, by row (from 0); rows without a score in either condition are left out."""
-    scored = [r for r in rows if r["checkpoint"] == checkpoint and r["rougeL"] is not None]
-    full = {r["row"]: r["rougeL"] for r in scored if r["condition"] == "full"}
-    return {r["row"]: r["rougeL"] - full[r["row"]] for r in scored if r["condition"] == condition and r["k"] in (0, k) and r["row"] in full}
+    scored = [(r, score) for r in rows if r["checkpoint"] == checkpoint and (score := r["rougeL"]) is not None]
+    full = {r["row"]: score for r, score in scored if r["condition"] == "full"}
+    wanted = ((r["row"], score) for r, score in scored if r["condition"] == condition and r["k"] in (0, k))
+    return {row: score - full[row] for row, score in wanted if row in full}
 
 
-def _line(answer: Mapping[str, Any], example: Mapping[str, str]) -> list[Any]:
+def _line(answer: _Listed, example: Mapping[str, str]) -> list[Any]:
     text = example["instruction"] + (f" | {example['input'][:60]}" if example["input"] else "")
     scores = [None if value is None else round(value, 1) for value in (answer["rougeL"], answer["gain"])]
     return [answer["row"] + 1, text, *scores, answer["verdict"], " ".join(answer["flags"]), answer["prompt_tokens"], answer["tokens"]]

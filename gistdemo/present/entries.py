@@ -3,30 +3,35 @@ its tables. Names of conditions and checkpoints may be others' own: what is retu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from gistdemo.conditions import CONDITIONS
 from gistdemo.present.markup import Value, number
+from gistdemo.results.answer import Score
+from gistdemo.results.evaluation import RecoveryAt, Results
+from gistdemo.results.summary import Entry, Mean
 
-SCORES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+SCORES: dict[Score, str] = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 TARGETS = {"references": "ref", "own_answers": "own"}  # whose answers recovery is measured on
-Entry = Mapping[str, Any]
 
 
-def entries_of(results: Mapping[str, Any]) -> list[Entry]:
-    """The entries in their order, each with the recovery measured at its k, by kind of answers; only a gist has some."""
+class Shown(Entry):
+    """An entry with the recovery measured at its k, by kind of answers; only a gist has some."""
 
-    def recovery(e: Entry) -> dict[str, Any]:
+    recovery: dict[str, RecoveryAt]
+
+
+def entries_of(results: Results) -> list[Shown]:
+    """The entries in their order."""
+
+    def recovery(e: Entry) -> dict[str, RecoveryAt]:
         targets = (results.get("recovery") or {}).get(e["checkpoint"], {}) if e["condition"] == "gist" else {}
-        return {target: found.get("by_k", {}).get(str(e["k"]), {}) for target, found in targets.items()}
+        return {target: found["by_k"][str(e["k"])] for target, found in targets.items() if str(e["k"]) in found["by_k"]}
 
     return [{**e, "recovery": recovery(e)} for e in results.get("answers") or ()]
 
 
-def by_checkpoint(results: Mapping[str, Any]) -> dict[str, list[Entry]]:
+def by_checkpoint(results: Results) -> dict[str, list[Shown]]:
     """The same by checkpoint, in order of first appearance."""
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[Shown]] = {}
     for entry in entries_of(results):
         groups.setdefault(entry["checkpoint"], []).append(entry)
     return groups
@@ -42,7 +47,7 @@ def title_of(entry: Entry) -> str:
     return name_of(entry["condition"]) + (f", k={entry['k']}" if entry["k"] else "")
 
 
-def mean_of(e: Entry, name: str, strong: bool = False) -> Value:
+def mean_of(e: Entry, name: Mean, strong: bool = False) -> Value:
     """A mean and, in brackets, its interval where there is one."""
     if e.get(name) is None:
         return Value()
@@ -61,15 +66,15 @@ def share_of(e: Entry, verdict: str, digits: int = 1) -> str:
     return f"{100 * e['verdicts'][verdict] / e['n']:.{digits}f} %" if e["n"] else "-"
 
 
-def recovery_of(e: Entry, target: str, form: str = "({:.2f})") -> Value:
+def recovery_of(e: Shown, target: str, form: str = "({:.2f})") -> Value:
     """Recovery and, where there is one, its control: another row's gist. form: of the control."""
-    found = e["recovery"].get(target, {})
-    return Value(number(found.get("recovery"), "{:.2f}"), number(found.get("swapped"), form, unknown=""))
+    found = e["recovery"].get(target)
+    return Value(number(found["recovery"], "{:.2f}"), number(found["swapped"], form, unknown="")) if found else Value()
 
 
-def provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def provenance(results: Results) -> list[tuple[str, str]]:
     """What reproduces the figures, by name; what is not known is left out."""
-    seed = results.get("request", {}).get("seed")
+    seed = results["request"].get("seed")
     known = {
         "command": results.get("command"),
         "rows": f"{results['rows']:,}",

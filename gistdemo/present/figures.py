@@ -10,10 +10,12 @@ import html
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
-from gistdemo.present.entries import Entry, by_checkpoint, name_of, title_of
+from gistdemo.present.entries import Shown, by_checkpoint, name_of, title_of
 from gistdemo.present.markup import visible
+from gistdemo.results.answer import Answer
+from gistdemo.results.evaluation import Recoveries, Results
 
 INK, GRID = "#8a8375", "rgba(138,131,117,.25)"  # readable on light and on dark
 # Told apart with every kind of colour blindness, and 3 : 1 against light and dark paper; tests/test_figures.py computes both.
@@ -24,11 +26,11 @@ VERDICT_SYMBOLS = {"healthy": "circle", "warning": "triangle-up", "degenerate": 
 LENGTHS = ((1, 7, "1-7"), (8, 15, "8-15"), (16, 29, "16-29"), (30, 10**9, "30+"))  # instruction tokens: lowest, highest, label
 DASHES = {"gist": "solid", "truncated": "dot", "full": "dash", "none": "dashdot"}
 TARGETS = {"references": "circle", "own_answers": "diamond-open"}  # whose answers recovery is measured on
-GISTS = {"recovery": "own gist", "swapped": "another row's gist"}
+Gist = Literal["recovery", "swapped"]
+GISTS: dict[Gist, str] = {"recovery": "own gist", "swapped": "another row's gist"}
 USUAL_BUDGETS = (1, 2, 4, 8, 16)  # on every axis of k, so that figures can be held side by side
 NARROW = 32  # characters of a name on one line, so that a phone shows them all
 SHOWN_CHARACTERS = 80  # of an instruction, on hover
-Row = Mapping[str, Any]
 
 
 def styled(figure: Any, x_title: str = "", y_title: str = "", height: int = 500) -> Any:
@@ -64,7 +66,7 @@ def empty(text: str) -> Any:
     return figure
 
 
-def plain(text: Any) -> str:
+def plain(text: object) -> str:
     """Foreign text for a figure, where plotly would read tags and entities.
 
     >>> plain("<b>k</b> & more")
@@ -73,34 +75,37 @@ def plain(text: Any) -> str:
     return html.escape(visible(text), quote=False)
 
 
-def rouge_bars(results: Mapping[str, Any], k: int | None = None) -> Any:
+def rouge_bars(results: Results, k: int | None = None) -> Any:
     """Mean ROUGE-L by condition with 95 % intervals, a colour per checkpoint. k: of one budget only."""
-    figure, drawn = new_figure(), []
+    figure, drawn = new_figure(), list[int]()
     for number, (name, entries) in enumerate(by_checkpoint(results).items()):
-        known = [e for e in _at(entries, k) if e["rougeL"] is not None]
-        bars = [(e, e["rougeL"], *e.get("intervals", {}).get("rougeL", (e["rougeL"], e["rougeL"]))) for e in known]
+        known = [(e, mean) for e in _at(entries, k) if (mean := e["rougeL"]) is not None]
+        bars = [(e, mean, *e.get("intervals", {}).get("rougeL", (mean, mean))) for e, mean in known]
         error = {"array": [high - mean for _, mean, _, high in bars], "arrayminus": [mean - low for _, mean, low, _ in bars]}
         hover = [f"{plain(title_of(e))}: {mean:.1f} [{low:.1f}, {high:.1f}], n = {e['scored']}" for e, mean, low, high in bars]
         look = _look(name, number) | {"hovertext": hover, "error_y": error | {"thickness": 1.2, "color": INK}}
         if known:
-            figure.add_bar(x=[_narrow(e) for e in known], y=[e["rougeL"] for e in known], **look)
-        drawn += known
+            figure.add_bar(x=[_narrow(e) for e, _ in known], y=[mean for _, mean in known], **look)
+        drawn += [e["scored"] for e, _ in known]
     if not drawn:
         return empty("No answer has a reference: there is no ROUGE.")
     figure.update_xaxes(type="category")
     figure.update_layout(showlegend=True)  # it names the checkpoint, be there only one
-    return styled(figure, y_title=f"ROUGE-L, {_n(e['scored'] for e in drawn)}")
+    return styled(figure, y_title=f"ROUGE-L, {_n(drawn)}")
 
 
-def quality_by_k(results: Mapping[str, Any]) -> Any:
+def quality_by_k(results: Results) -> Any:
     """ROUGE-L of gist and truncation against k; full prompt and no instruction as level lines."""
     figure = new_figure()
-    known = [e for e in (results.get("answers") or ()) if e["rougeL"] is not None and e["condition"] in DASHES]
+    groups = [
+        (name, [e for e in found if e["rougeL"] is not None and e["condition"] in DASHES]) for name, found in by_checkpoint(results).items()
+    ]
+    known = [e for _, entries in groups for e in entries]
     by_k = [e for e in known if e["k"]]
     if not by_k:
         return empty("No gist or truncation was measured against references.")
     ticks = _ticks(e["k"] for e in by_k)
-    for number, (name, entries) in enumerate(by_checkpoint({"answers": known}).items()):
+    for number, (name, entries) in enumerate((name, entries) for name, entries in groups if entries):
         first = True
         for condition, dash in DASHES.items():
             line = sorted((e for e in entries if e["condition"] == condition), key=lambda e: e["k"])
@@ -120,7 +125,7 @@ def quality_by_k(results: Mapping[str, Any]) -> Any:
     return _over_budgets(styled(figure, "k", f"ROUGE-L, {_n(e['scored'] for e in by_k)}", 400), ticks)
 
 
-def recovery_by_k(results: Mapping[str, Any]) -> Any:
+def recovery_by_k(results: Results) -> Any:
     """Recovery (1 = as good as the full prompt) against k on both kinds of answers, beside another row's gist."""
     figure, rows, drawn = new_figure(), [], set()
     recovery = results.get("recovery") or {}
@@ -146,21 +151,21 @@ def recovery_by_k(results: Mapping[str, Any]) -> Any:
     return _over_budgets(styled(figure, "k", f"recovery, {_n(rows)}", 420), ticks)
 
 
-def _recovery_lines(targets: Mapping[str, Any]) -> Iterator[tuple[str, str, list[tuple[int, float]]]]:
+def _recovery_lines(targets: Recoveries) -> Iterator[tuple[str, Gist, list[tuple[int, float]]]]:
     """(target, which gist, [(k, value), ...]) per line of one checkpoint; lines without any value are left out."""
     for target, found in targets.items():
-        by_k = sorted(((int(k), values) for k, values in found.get("by_k", {}).items()), key=lambda pair: pair[0])
+        by_k = sorted(((int(k), values) for k, values in found["by_k"].items()), key=lambda pair: pair[0])
         for which in GISTS:
-            points = [(k, values[which]) for k, values in by_k if values.get(which) is not None]
+            points = [(k, value) for k, values in by_k if (value := values[which]) is not None]
             if points:
                 yield target, which, points
 
 
-def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
+def verdict_shares(results: Results, k: int | None = None) -> Any:
     """Healthy, warning and degenerate answers in percent, one bar per checkpoint, condition and k. k: of one budget only."""
-    lines: list[tuple[str, Entry | None]] = []  # a checkpoint's name over its bars, so that a narrow screen keeps room for these
+    lines: list[tuple[str, Shown | None]] = []  # a checkpoint's name over its bars, so that a narrow screen keeps room for these
     for name, entries in by_checkpoint(results).items():
-        bars: list[tuple[str, Entry | None]] = [(title_of(e), e) for e in _at(entries, k) if e["n"]]
+        bars: list[tuple[str, Shown | None]] = [(title_of(e), e) for e in _at(entries, k) if e["n"]]
         lines += [*((part, None) for part in textwrap.wrap(name, NARROW)), *bars] if bars else []
     if not lines:
         return empty("No answers were generated.")
@@ -184,15 +189,16 @@ def verdict_shares(results: Mapping[str, Any], k: int | None = None) -> Any:
     return styled(figure, f"% of answers, {_n(e['n'] for _, _, e in bars_at)}", height=110 + 23 * len(lines))
 
 
-def rouge_by_length(rows: Sequence[Row], checkpoint: str | None, k: int) -> Any:
+def rouge_by_length(rows: Sequence[Answer], checkpoint: str | None, k: int) -> Any:
     """Mean ROUGE-L by length of the instruction, a line per condition, of one checkpoint at one budget."""
     figure, most = new_figure(), dict.fromkeys((label for *_, label in LENGTHS), 0)
-    mine = [r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k) and r["rougeL"] is not None and r["instruction_tokens"]]
+    mine = [(r["condition"], r["instruction_tokens"], score) for r, score in _scored(rows, checkpoint, k) if r["instruction_tokens"]]
     if not mine:
         return empty("The answers themselves are not here, or have no reference.")
-    for number, condition in enumerate(dict.fromkeys(r["condition"] for r in mine)):
-        scored = [(r["instruction_tokens"], r["rougeL"]) for r in mine if r["condition"] == condition]
-        groups = {label: [score for tokens, score in scored if low <= tokens <= high] for low, high, label in LENGTHS}
+    for number, condition in enumerate(dict.fromkeys(name for name, _, _ in mine)):
+        groups = {
+            label: [score for name, tokens, score in mine if name == condition and low <= tokens <= high] for low, high, label in LENGTHS
+        }
         found = {label: scores for label, scores in groups.items() if scores}
         most |= {label: max(most[label], len(scores)) for label, scores in found.items()}
         title = plain(name_of(condition))
@@ -204,34 +210,41 @@ def rouge_by_length(rows: Sequence[Row], checkpoint: str | None, k: int) -> Any:
     return styled(figure, f"instruction tokens ({plain(checkpoint)}, k = {k})", "ROUGE-L", 340)
 
 
-def gist_against_full(rows: Sequence[Row], examples: Sequence[Mapping[str, str]], checkpoint: str | None, k: int) -> Any:
+def gist_against_full(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], checkpoint: str | None, k: int) -> Any:
     """ROUGE-L of the gist against that of the full prompt, a point per example; customdata holds its number (from 0)."""
-    scored = [r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k) and r["rougeL"] is not None]
-    full, gist = ({r["row"]: r for r in scored if r["condition"] == condition} for condition in ("full", "gist"))
+    scored = _scored(rows, checkpoint, k)
+    full, gist = ({r["row"]: score for r, score in scored if r["condition"] == condition} for condition in ("full", "gist"))
+    verdicts = {r["row"]: r["verdict"] for r, _ in scored if r["condition"] == "gist"}
     both = [n for n in gist if n in full]
     if not both:
         return empty("Both the gist's and the full prompt's answers are needed, with references.")
     figure = new_figure()
     for verdict, colour in VERDICTS.items():
-        at = [n for n in both if gist[n]["verdict"] == verdict]
-        hover = [f"#{n + 1} {_instruction(examples, n)}<br>full {full[n]['rougeL']:.1f}, gist {gist[n]['rougeL']:.1f}" for n in at]
+        at = [n for n in both if verdicts[n] == verdict]
+        hover = [f"#{n + 1} {_instruction(examples, n)}<br>full {full[n]:.1f}, gist {gist[n]:.1f}" for n in at]
         marker = {"color": colour, "symbol": VERDICT_SYMBOLS[verdict], "size": 9, "opacity": 0.85}
-        x, y = [full[n]["rougeL"] for n in at], [gist[n]["rougeL"] for n in at]
+        x, y = [full[n] for n in at], [gist[n] for n in at]
         figure.add_scatter(x=x, y=y, mode="markers", marker=marker, customdata=at, name=verdict, hovertext=hover, hoverinfo="text")
-    top = min(100.0, 10 + max(score[n]["rougeL"] for score in (full, gist) for n in both))
+    top = min(100.0, 10 + max(scores[n] for scores in (full, gist) for n in both))
     figure.add_shape(type="line", x0=0, y0=0, x1=top, y1=top, line={"color": INK, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[-2, top + 2])
     figure.update_yaxes(range=[-2, top + 2])
     return styled(figure, f"ROUGE-L, full prompt ({plain(checkpoint)})", f"ROUGE-L, gist k = {k}, n = {len(both)}", 420)
 
 
-def _narrow(entry: Entry) -> str:
+def _scored(rows: Sequence[Answer], checkpoint: str | None, k: int) -> list[tuple[Answer, float]]:
+    """The answers of a checkpoint at a budget that have a reference, with their ROUGE-L."""
+    mine = (r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k))
+    return [(r, score) for r in mine if (score := r["rougeL"]) is not None]
+
+
+def _narrow(entry: Shown) -> str:
     """Title of an entry on several short lines, to stand under a bar."""
     lines = textwrap.wrap(name_of(entry["condition"]), 11) + ([f"k={entry['k']}"] if entry["k"] else [])
     return "<br>".join(map(plain, lines))
 
 
-def _at(entries: Sequence[Entry], k: int | None) -> list[Entry]:
+def _at(entries: Sequence[Shown], k: int | None) -> list[Shown]:
     return [e for e in entries if k is None or e["k"] in (0, k)]
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
-from gistdemo.present.entries import SCORES, TARGETS, Entry, entries_of, mean_of, provenance, recovery_of, share_of
+from gistdemo.present.entries import SCORES, TARGETS, Shown, entries_of, mean_of, provenance, recovery_of, share_of
 from gistdemo.present.markup import Value, number, visible
+from gistdemo.results.evaluation import Results
 
 _number = partial(number, unknown="-")
 
 
-def markdown_table(results: Mapping[str, Any]) -> str:
+def markdown_table(results: Results) -> str:
     """Figures with intervals, and what reproduces them."""
     names = ["checkpoint", "condition", "k", "n", *SCORES.values(), "normalised", "recovery (swapped)", "degenerate", "prompt tokens"]
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
@@ -29,7 +28,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *facts, ""])
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """One line without anything that would end a cell or begin a tag."""
     return " ".join(visible(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
@@ -40,7 +39,7 @@ def _code(command: str) -> str:
     return f"{fence}{pad}{' '.join(visible(command).split())}{pad}{fence}"
 
 
-def _recoveries(e: Entry) -> str:
+def _recoveries(e: Shown) -> str:
     found = {label: recovery_of(e, target) for target, label in TARGETS.items()}
     return ", ".join(f"{label} {_joined(value)}" for label, value in found.items() if value != Value()) or "-"
 

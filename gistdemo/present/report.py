@@ -15,12 +15,27 @@ from markupsafe import Markup
 
 from gistdemo.present import figures
 from gistdemo.present.answer_table import gains
-from gistdemo.present.entries import SCORES, TARGETS, by_checkpoint, gap_of, mean_of, name_of, provenance, recovery_of, share_of, title_of
+from gistdemo.present.entries import (
+    SCORES,
+    TARGETS,
+    Shown,
+    by_checkpoint,
+    gap_of,
+    mean_of,
+    name_of,
+    provenance,
+    recovery_of,
+    share_of,
+    title_of,
+)
 from gistdemo.present.markup import MARKS, Line, Value, draw, number
+from gistdemo.results.answer import Answer
+from gistdemo.results.evaluation import Results
+from gistdemo.results.references import Reference
+from gistdemo.results.summary import Entry
 
 MOST = 10  # best and worst rows shown
 PREFERRED_K = 4  # the budget shown where one has to be chosen; if it was not measured, the largest
-Row = Mapping[str, Any]
 Table = tuple[Sequence[str], list[tuple[str, list[Line]]]]  # heads, lines by checkpoint
 Picture = tuple[str, Any]  # title, figure
 _dashed = partial(number, unknown="-")
@@ -28,12 +43,12 @@ _VERDICTS = [f"{mark}\n{verdict}" for verdict, mark in MARKS.items()]
 
 
 def html_report(
-    results: Mapping[str, Any], rows: Sequence[Row], examples: Sequence[Mapping[str, str]], references: Sequence[Row] = ()
+    results: Results, rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], references: Sequence[Reference] = ()
 ) -> Markup:
     """The whole evaluation as one self-contained page.
 
     results, rows, examples: as in an evaluation's files; rows and examples may be empty where only the figures were kept.
-    references: figures of others, with source, model, split, condition, k, rougeL, normalised and note.
+    references: figures of others.
     """
     numbers = itertools.count(1)
 
@@ -60,9 +75,9 @@ def _drawn(figure: Any, number: int) -> Markup:
     return Markup(drawn)
 
 
-def _summary(results: Mapping[str, Any]) -> str:
+def _summary(results: Results) -> str:
     """What was measured, in two sentences; a third where rows were trained on."""
-    request, entries = results.get("request", {}), results["answers"]
+    request, entries = results["request"], results["answers"]
     names = ", ".join(by_checkpoint(results) or request.get("checkpoints", ())) or "no checkpoint"
     rows = f"{results['rows']:,} rows of {request.get('data', '?')}"
     if entries:
@@ -84,17 +99,16 @@ def _summary(results: Mapping[str, Any]) -> str:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _grouped(results: Mapping[str, Any], line: Callable[[Row], Line], only: str = "") -> list[tuple[str, list[Line]]]:
-    """Lines by checkpoint; of the entries that have what `only` names, where that is given."""
-    groups = [(name, [line(e) for e in entries if not only or e.get(only)]) for name, entries in by_checkpoint(results).items()]
-    return [(name, lines) for name, lines in groups if lines]
+def _grouped(results: Results, line: Callable[[Shown], Line]) -> list[tuple[str, list[Line]]]:
+    """Lines by checkpoint."""
+    return [(name, list(map(line, entries))) for name, entries in by_checkpoint(results).items()]
 
 
-def _scores(results: Mapping[str, Any]) -> Table:
+def _scores(results: Results) -> Table:
     measured = [target for target in TARGETS if any(target in found for found in (results.get("recovery") or {}).values())]
     heads = ["condition", "n", *SCORES.values(), "normalised", "to own full", *(f"recovery,\n{TARGETS[t]}" for t in measured)]
 
-    def line(e: Row) -> Line:
+    def line(e: Shown) -> Line:
         values = [e["n"], *(mean_of(e, name) for name in SCORES), _dashed(e["normalised"], "{:.0f}"), mean_of(e, "rougeL_own")]
         values += [recovery_of(e, target) for target in measured]
         return Line(title_of(e), [*values, *(share_of(e, verdict, 0) for verdict in MARKS), _dashed(e["prompt_tokens"])])
@@ -102,19 +116,20 @@ def _scores(results: Mapping[str, Any]) -> Table:
     return [*heads, *_VERDICTS, "prompt\ntokens"], _grouped(results, line)
 
 
-def _paired(results: Mapping[str, Any]) -> Table:
+def _paired(results: Results) -> Table:
     """The gist against full and truncated, row by row: narrower intervals than those of two means."""
 
-    def line(e: Row) -> Line:
+    def line(e: Shown) -> Line:
         return Line(title_of(e), [gap_of(e, other, "[{low:+.1f}, {high:+.1f}], n = {n}") for other in ("truncated", "full")])
 
-    return ["", "minus truncated\nto as many tokens", "minus full prompt"], _grouped(results, line, "paired")
+    found = {name: [line(e) for e in entries if e.get("paired")] for name, entries in by_checkpoint(results).items()}
+    return ["", "minus truncated\nto as many tokens", "minus full prompt"], [(name, lines) for name, lines in found.items() if lines]
 
 
-def _verdicts(results: Mapping[str, Any]) -> Table:
+def _verdicts(results: Results) -> Table:
     codes = sorted({code for e in results["answers"] for code in e["flags"]} - {"F7"}, key=lambda code: (len(code), code))
 
-    def line(e: Row) -> Line:
+    def line(e: Shown) -> Line:
         blind = max(e["flags"].get("F7", 0), e.get("instruction_blind") or 0)  # F7 is found in a set of answers, not in one
         shares = [Value(str(e["verdicts"][verdict]), share_of(e, verdict, 0)) for verdict in MARKS]
         return Line(title_of(e), [e["n"], *shares, *(e["flags"].get(code) or "–" for code in codes), blind or "–"])
@@ -122,7 +137,7 @@ def _verdicts(results: Mapping[str, Any]) -> Table:
     return ["condition", "answers", *_VERDICTS, *codes, "F7"], _grouped(results, line)
 
 
-def _references(found: Sequence[Row]) -> Table:
+def _references(found: Sequence[Reference]) -> Table:
     groups: dict[str, list[Line]] = {}
     for r in found:
         scores = [_dashed(r["rougeL"]), _dashed(r["normalised"], "{:.0f}")]
@@ -133,7 +148,7 @@ def _references(found: Sequence[Row]) -> Table:
 # --- pictures and rows ------------------------------------------------------------------------------------------------
 
 
-def _overview(results: Mapping[str, Any]) -> Iterator[Picture]:
+def _overview(results: Results) -> Iterator[Picture]:
     k = _chosen_k(results["answers"])
     at = f", k = {k}" if k else ""
     yield f"ROUGE-L by condition{at}", figures.rouge_bars(results, k)
@@ -143,14 +158,14 @@ def _overview(results: Mapping[str, Any]) -> Iterator[Picture]:
     yield f"Verdicts{at}", figures.verdict_shares(results, k)
 
 
-def _chosen_k(entries: Sequence[Row]) -> int | None:
+def _chosen_k(entries: Sequence[Entry]) -> int | None:
     """The budget to show; None where nothing depends on one."""
     ks = {e["k"] for e in entries if e["condition"] == "gist"} or {e["k"] for e in entries if e["k"]}
     return PREFERRED_K if PREFERRED_K in ks else max(ks, default=None)
 
 
 def _sections(
-    results: Mapping[str, Any], rows: Sequence[Row], examples: Sequence[Mapping[str, str]]
+    results: Results, rows: Sequence[Answer], examples: Sequence[Mapping[str, str]]
 ) -> Iterator[tuple[str, int, list[Picture], dict[str, list[Any]]]]:
     """(checkpoint, k, pictures, best and worst rows) of each checkpoint whose gist's answers are here."""
     for name, entries in by_checkpoint(results).items():
@@ -162,7 +177,7 @@ def _sections(
         yield name, k, [scatter, lengths], _extremes(rows, examples, name, k)
 
 
-def _extremes(rows: Sequence[Row], examples: Sequence[Mapping[str, str]], checkpoint: str, k: int) -> dict[str, list[Any]]:
+def _extremes(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], checkpoint: str, k: int) -> dict[str, list[Any]]:
     """Best and worst rows: number, gain, example, its full and its gist answer each."""
     gained = gains(rows, checkpoint, "gist", k)
     answers = {(r["row"], r["condition"]): r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k)}
@@ -172,7 +187,7 @@ def _extremes(rows: Sequence[Row], examples: Sequence[Mapping[str, str]], checkp
     }
 
 
-def best_and_worst(rows: Sequence[Row], checkpoint: str, condition: str, k: int, most: int = MOST) -> tuple[list[int], list[int]]:
+def best_and_worst(rows: Sequence[Answer], checkpoint: str, condition: str, k: int, most: int = MOST) -> tuple[list[int], list[int]]:
     """Numbers (from 0) of the rows where a condition gains most, and loses most, ROUGE-L against the full prompt.
 
     Best and worst first, equal ones in the order of the rows. Gains only among the best, losses only among the worst; a row without

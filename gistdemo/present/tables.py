@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from markupsafe import Markup
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.metrics import FLAGS, Flag, shared_words
 from gistdemo.present.cells import highlight
-from gistdemo.present.entries import Entry, by_checkpoint, entries_of, gap_of, mean_of, name_of, recovery_of, share_of
+from gistdemo.present.entries import Shown, by_checkpoint, entries_of, gap_of, mean_of, name_of, recovery_of, share_of
 from gistdemo.present.markup import MARKS, Line, Value, draw, number
 from gistdemo.present.panels import note
-from gistdemo.results.evaluation import Evaluation
+from gistdemo.results.answer import Answer
+from gistdemo.results.evaluation import Evaluation, Results
+from gistdemo.results.references import Reference
+from gistdemo.results.summary import Entry, Number
 
-Column = Callable[[Entry], Any]  # an entry -> what stands in its cell (see `Line`)
+P = ParamSpec("P")
+Column = Callable[[Shown], Any]  # an entry -> what stands in its cell (see `Line`)
 
 
-def figures(results: Mapping[str, Any], view: str = "Overview") -> Markup:
+def figures(results: Results, view: str = "Overview") -> Markup:
     """Every checkpoint x condition x k of an evaluation with its numbers, n always beside them. view: a key of VIEWS."""
     columns = VIEWS[view]
 
-    def line(e: Entry) -> Line:
+    def line(e: Shown) -> Line:
         return Line(name_of(e["condition"]), [column(e) for column in columns.values()], e["condition"])
 
     groups = [(name, list(map(line, entries))) for name, entries in by_checkpoint(results).items()]
     return draw("tables.figures", ["", *columns], groups, _facts(results, view), results.get("notes", ()))
 
 
-def _facts(results: Mapping[str, Any], view: str) -> list[str]:
+def _facts(results: Results, view: str) -> list[str]:
     facts = [f"{results['rows']:,} rows of {results['request'].get('data', '?')}"]
     if results.get("rows_trained_on"):
         facts.append(f"{results['rows_trained_on']} OF THEM TRAINED ON: these figures say nothing about unseen instructions")
@@ -40,7 +44,7 @@ def _facts(results: Mapping[str, Any], view: str) -> list[str]:
     return facts
 
 
-def _mean(e: Entry, name: str, form: str = "{:.1f}", unit: float = 1) -> str:
+def _mean(e: Entry, name: Number, form: str = "{:.1f}", unit: float = 1) -> str:
     return number(e.get(name), form, unit)
 
 
@@ -48,7 +52,7 @@ def _share(e: Entry, verdict: str) -> Value:
     return Value(share_of(e, verdict, 0), str(e["verdicts"][verdict]))
 
 
-def _recovery(e: Entry, target: str) -> Value:
+def _recovery(e: Shown, target: str) -> Value:
     """With the swapped control, never without."""
     found = recovery_of(e, target, "swapped {:.2f}")
     return found if found.small else Value()
@@ -64,8 +68,8 @@ def _kept(e: Entry) -> str:
     return f"{e['instruction_tokens']:.1f} → {e['kept_tokens']:.1f}"
 
 
-def _as(written: Callable[..., Any], *what: Any) -> Column:
-    return lambda e: written(e, *what)
+def _as(written: Callable[Concatenate[Shown, P], Any], *what: P.args, **named: P.kwargs) -> Column:
+    return lambda e: written(e, *what, **named)
 
 
 SIZE: dict[str, Column] = {"k": lambda e: e["k"] or number(None), "n": lambda e: e["n"]}
@@ -99,7 +103,7 @@ def no_row(evaluation: Evaluation | None) -> Markup:
     return note("Choose a row: its answers then stand here side by side.")
 
 
-def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Mapping[str, Any]]) -> Markup:
+def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Answer]) -> Markup:
     """One example: instruction, input, reference and the chosen answers side by side, flagged places marked. number: from 0."""
     order = list(CONDITIONS)
     shown = [
@@ -109,12 +113,12 @@ def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Mappin
     return draw("tables.row", number, example, shown)
 
 
-def flags_of(answer: Mapping[str, Any]) -> list[Flag]:
-    """The findings about one answer (see `gistdemo.results.answer`), with their places in its text."""
+def flags_of(answer: Answer) -> list[Flag]:
+    """The findings about one answer, with their places in its text."""
     return [Flag.from_dict(flag) for flag in answer["findings"]]
 
 
-def references(found: Sequence[Mapping[str, Any]]) -> Markup:
+def references(found: Sequence[Reference]) -> Markup:
     """Figures of others beside ours: theirs, as published, with what differs."""
     heads = ("", "model", "rows", "condition", "k", "ROUGE-L", "normalised")
     lines = []
@@ -126,7 +130,7 @@ def references(found: Sequence[Mapping[str, Any]]) -> Markup:
 
 def leaderboard(evaluations: Sequence[Evaluation]) -> Markup:
     """Gist figures of all evaluations, those on the same rows together."""
-    groups: dict[str, list[tuple[Evaluation, Entry]]] = {}
+    groups: dict[str, list[tuple[Evaluation, Shown]]] = {}
     for evaluation in evaluations:
         for entry in entries_of(evaluation.results):
             if entry["condition"] == "gist":
@@ -136,7 +140,7 @@ def leaderboard(evaluations: Sequence[Evaluation]) -> Markup:
     return draw("tables.leaderboard", ["", "evaluation", *RANKED], [_ranking(digest, found) for digest, found in groups.items()])
 
 
-def _ranking(digest: str, found: Sequence[tuple[Evaluation, Entry]]) -> tuple[str, list[Line]]:
+def _ranking(digest: str, found: Sequence[tuple[Evaluation, Shown]]) -> tuple[str, list[Line]]:
     results = found[0][0].results
     best_first = sorted(found, key=lambda pair: -(pair[1]["rougeL"] or 0))
     lines = [Line(e["checkpoint"], [one.title, *(column(e) for column in RANKED.values())]) for one, e in best_first]

@@ -1,70 +1,97 @@
-"""Records of answers as an evaluation keeps them, line by line in rows.jsonl: judged, written, read and brought up to date. No torch.
-
-A record: checkpoint, condition, k, row (number of its example), text, tokens, finish_reason, blind (its instruction was never read),
-prompt_tokens, instruction_tokens, kept_tokens, kv_bytes (None: unknown); and of `assess` rouge1, rouge2, rougeL (0..100, None without
-reference), verdict, flags (codes of the findings that warn or fail), findings and facts (whole flags).
-"""
+"""One answer as it is kept: the schema of a line in rows.jsonl, of an import and of a comparison; judged and written. No torch."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal, NotRequired, TypedDict
 
-from gistdemo.json_lines import read
-from gistdemo.metrics import ROUGE, Assessment, assess
+from gistdemo.generation import FinishReason
+from gistdemo.metrics import Assessment, Verdict, assess
+from gistdemo.metrics.flags import Finding
 from gistdemo.prompts import Example
 
 ROWS_FILE, EXAMPLES_FILE = "rows.jsonl", "examples.jsonl"
-Record = dict[str, Any]
+Score = Literal["rouge1", "rouge2", "rougeL"]
+SCORES: tuple[Score, ...] = ("rouge1", "rouge2", "rougeL")
 
 
-def judged(records: Sequence[Record], examples: Sequence[Example]) -> list[Record]:
-    """The records with what is to be said about each answer, given the answers of the same checkpoint beside it."""
-    beside = {(r["checkpoint"], r["condition"], r["row"]): r["text"] for r in records if r["condition"] in ("full", "none")}
-    return [record | _as_values(_assessed(record, examples[record["row"]], beside)) for record in records]
+class Said(TypedDict):
+    """What came of a prompt. None: not known, as with answers of other programs. kv_bytes: of the prompt.
+
+    Times (s, tokens/s) are not kept beside the rest but in timings.jsonl: the same request does not give them again.
+    """
+
+    text: str
+    finish_reason: FinishReason | None
+    kv_bytes: int | None
+    tokens: int | None
+    first_token_seconds: NotRequired[float | None]
+    tokens_per_second: NotRequired[float | None]
 
 
-def _assessed(record: Record, example: Example, beside: Mapping[tuple[str, str, int], str]) -> Assessment:
-    condition = record["condition"]
-    others = {name: beside.get((record["checkpoint"], name, record["row"])) for name in ("full", "none") if name != condition}
+class Generated(Said):
+    """An answer that is not judged yet. k: 0 where the condition does not depend on it. row: number of its example, from 0.
+
+    blind: its instruction was never read.
+    """
+
+    checkpoint: str
+    condition: str
+    k: int
+    row: int
+    prompt_tokens: int | None
+    instruction_tokens: int | None
+    kept_tokens: int | None
+    blind: bool
+
+
+class Judgement(TypedDict):
+    """What `assess` says about an answer. rouge1, rouge2, rougeL: 0 to 100, None without a reference.
+
+    verdict: None where there is nothing to judge. flags: codes of the findings that warn or fail. findings, facts: flags in full.
+    """
+
+    rouge1: float | None
+    rouge2: float | None
+    rougeL: float | None
+    verdict: Verdict | None
+    flags: list[str]
+    findings: list[Finding]
+    facts: list[Finding]
+
+
+class Answer(Generated, Judgement):
+    """An answer with what is to be said about it."""
+
+
+def judged(answers: Sequence[Generated], examples: Sequence[Example]) -> list[Answer]:
+    """Each answer judged by its example, given the answers of the same checkpoint beside it."""
+    beside = {(a["checkpoint"], a["condition"], a["row"]): a["text"] for a in answers if a["condition"] in ("full", "none")}
+    return [{**answer, **judgement(_assessed(answer, examples[answer["row"]], beside))} for answer in answers]
+
+
+def _assessed(answer: Generated, example: Example, beside: Mapping[tuple[str, str, int], str]) -> Assessment:
+    condition = answer["condition"]
+    others = {name: beside.get((answer["checkpoint"], name, answer["row"])) for name in ("full", "none") if name != condition}
     return assess(
-        record["text"],
+        answer["text"],
         example,
-        finish_reason=record["finish_reason"],
-        blind=record.get("blind", False),  # not kept before 2026-11-24, nor known of answers of other programs
+        finish_reason=answer["finish_reason"],
+        blind=answer["blind"],
         full_text=others.get("full"),
         none_text=others.get("none"),
     )
 
 
-def _as_values(found: Assessment) -> Record:
+def judgement(found: Assessment | None) -> Judgement:
+    """What was found, as plain values. None: nothing was judged."""
+    scores = (found.scores if found else None) or {}
     return {
-        **(found.scores or dict.fromkeys(ROUGE)),
-        "verdict": found.verdict,
-        "flags": found.codes,
-        "findings": [flag.to_dict() for flag in found.flags],
-        "facts": [flag.to_dict() for flag in found.facts],
+        "rouge1": scores.get("rouge1"),
+        "rouge2": scores.get("rouge2"),
+        "rougeL": scores.get("rougeL"),
+        "verdict": found.verdict if found else None,
+        "flags": found.codes if found else [],
+        "findings": [flag.to_dict() for flag in (found.flags if found else ())],
+        "facts": [flag.to_dict() for flag in (found.facts if found else ())],
     }
-
-
-def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Replace a file of JSON lines in one move."""
-    building = path.with_name(f".{path.name}.{os.getpid()}")
-    building.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
-    os.replace(building, path)
-
-
-def read_examples(folder: Path) -> list[Example]:
-    """The rows that were measured; empty where only the figures were kept."""
-    return [Example(e["instruction"], e["input"], e["output"]) for e in read(folder / EXAMPLES_FILE)]
-
-
-def read_records(folder: Path) -> list[Record]:
-    """All records; empty where only the figures were kept. Those of older versions are judged anew: their findings had no places."""
-    records = read(folder / ROWS_FILE)
-    if records and any("findings" not in record for record in records):
-        return judged(records, read_examples(folder))
-    return records

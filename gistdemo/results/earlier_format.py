@@ -7,16 +7,18 @@ answers with their prompts. Source of the names: the result files of SujeethJine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gistdemo.prompts import Example
+from gistdemo.results.answer import SCORES, Answer
+from gistdemo.results.summary import Entry
 
 SAMPLES = 10
 NAMES = {"full": "full_text", "gist": "gist", "truncated": "truncated"}
 
 
-def training_metrics(training: dict[str, Any], max_k: int, backbone: str, final_loss: float) -> dict[str, Any]:
+def training_metrics(training: Mapping[str, Any], max_k: int, backbone: str, final_loss: float) -> dict[str, object]:
     """metrics.json of a run. training: the manifest's record of the run."""
     settings, rows = training["settings"], training["data"]["train"]["rows"]
     batch = settings["batch_size"] * settings["accumulation"]
@@ -34,24 +36,27 @@ def training_metrics(training: dict[str, Any], max_k: int, backbone: str, final_
     }
 
 
-def eval_results(checkpoint: str, k: int, entries: Sequence[dict[str, Any]], seconds: float | None) -> dict[str, Any]:
-    """eval_results.json for one budget. entries: of `summarise`; conditions that were not run are None."""
+def eval_results(checkpoint: str, k: int, entries: Sequence[Entry], seconds: float | None) -> dict[str, object]:
+    """eval_results.json for one budget; conditions that were not run are None."""
     found = {NAMES[e["condition"]]: e for e in entries if e["condition"] in NAMES and e["k"] in (0, k)}
     full, gist, truncated = (found.get(name) for name in NAMES.values())
+    tokens, gist_tokens = (entry["prompt_tokens"] if entry else None for entry in (full, gist))
 
-    def scores(entry: dict[str, Any] | None) -> dict[str, float] | None:
-        return None if entry is None or entry["rougeL"] is None else {name: entry[name] / 100 for name in ("rouge1", "rouge2", "rougeL")}
+    def scores(entry: Entry | None) -> dict[str, float] | None:
+        means = {name: entry[name] for name in SCORES} if entry else {}
+        return {name: mean / 100 for name, mean in means.items() if mean is not None} or None
 
-    def relative(entry: dict[str, Any] | None) -> float | None:
-        return entry["rougeL"] / full["rougeL"] if entry and full and entry["rougeL"] is not None and full["rougeL"] else None
+    def relative(entry: Entry | None) -> float | None:
+        score, whole = (one["rougeL"] if one else None for one in (entry, full))
+        return score / whole if score is not None and whole else None
 
     return {
         "checkpoint": checkpoint,
         "num_samples": max((e["n"] for e in entries), default=0),
         "num_gist_tokens": k,
-        "compression_ratio": full["prompt_tokens"] / gist["prompt_tokens"] if full and gist else None,
-        "avg_full_tokens": full["prompt_tokens"] if full else None,
-        "avg_gist_tokens": gist["prompt_tokens"] if gist else None,
+        "compression_ratio": tokens / gist_tokens if tokens and gist_tokens else None,
+        "avg_full_tokens": tokens,
+        "avg_gist_tokens": gist_tokens,
         "rouge_scores": {name: scores(found.get(name)) for name in NAMES.values()},
         "relative_performance": {"gist_vs_full": relative(gist), "truncated_vs_full": relative(truncated)},
         "eval_time_seconds": seconds,
@@ -59,10 +64,10 @@ def eval_results(checkpoint: str, k: int, entries: Sequence[dict[str, Any]], sec
 
 
 def sample_outputs(
-    records: Sequence[dict[str, Any]], examples: Sequence[Example], prompts: Sequence[dict[str, str]], k: int
-) -> list[dict[str, Any]]:
+    answers: Sequence[Answer], examples: Sequence[Example], prompts: Sequence[Mapping[str, str]], k: int
+) -> list[dict[str, object]]:
     """sample_outputs.json: the first rows. prompts: per row, the text of each condition's prompt."""
-    texts = {(r["condition"], r["row"]): r["text"] for r in records if r["condition"] in NAMES and r["k"] in (0, k)}
+    texts = {(a["condition"], a["row"]): a["text"] for a in answers if a["condition"] in NAMES and a["k"] in (0, k)}
     return [
         {NAMES[c]: texts.get((c, n)) for c in NAMES} | {"reference": examples[n].output, "prompts": prompts[n]}
         for n in range(min(SAMPLES, len(examples)))

@@ -1,77 +1,178 @@
-"""The results of evaluations as files: found, read, exported. No torch.
+"""Evaluations as files: their figures made, found, read, exported. No torch.
 
-eval_results.json, format 1: title, source ("ours" or "imported"), request, command, rows, rows_trained_on, digest (of the rows),
-answers (entries of `summarise`), recovery (checkpoint -> target -> `measure_recovery`), versions, created, seconds; and the field
-names of an earlier experiment for the first checkpoint and budget (see `earlier_format`).
+A folder has eval_results.json (`Results`) and, where the answers were kept, rows.jsonl (`Answer`) and examples.jsonl. The format in the first
+is that of the whole folder; what is older is lifted while it is read (see `migrations`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from gistdemo import __version__
+from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import DataError, one_line
-from gistdemo.json_lines import read
-from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, read_records
+from gistdemo.files import read, write_json
+from gistdemo.prompts import Example
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer
+from gistdemo.results.migrations import FORMAT, Content, lifted
+from gistdemo.results.summary import Entry, summarise
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 RESULTS_FILE = "eval_results.json"
-FORMAT = 1
+Source = Literal["ours", "imported"]
+
+
+class RecoveryAt(TypedDict):
+    """Recovery at one k, beside its control: another row's gist. None where full prompt and no instruction do not differ. NLL: nats per token."""
+
+    recovery: float | None
+    swapped: float | None
+    nll_gist: float
+    nll_swapped: float
+
+
+class Recovery(TypedDict):
+    """Recovery on known answers to some rows. by_k: by str(k)."""
+
+    rows: int
+    answer_tokens: int
+    nll_full: float
+    nll_none: float
+    by_k: dict[str, RecoveryAt]
+
+
+Recoveries = dict[str, Recovery]  # by whose answers they are measured on: "references", "own_answers"
+
+
+class Asked(TypedDict):
+    """What was measured, without folders: an `EvaluationRequest` with all its fields, or what is known of an import."""
+
+    checkpoints: Sequence[str]
+    data: str
+    seed: NotRequired[int]
+    max_new_tokens: NotRequired[int]
+
+
+class Results(TypedDict):
+    """The figures of an evaluation. In its file the field names of an earlier experiment stand beside them (see `earlier_format`).
+
+    command: "" where none measured them. digest: of the rows. recovery: by checkpoint. seconds: None where not all was timed.
+    notes: what looks wrong; claimed: ROUGE-L (0 to 1) that an import reports of itself, by condition. recovery_command: of the file
+    beside a checkpoint, where recovery was measured at another time than the answers.
+    """
+
+    format: int
+    title: str
+    source: Source
+    request: Asked
+    command: str
+    rows: int
+    rows_trained_on: int
+    digest: str
+    answers: list[Entry]
+    recovery: dict[str, Recoveries]
+    versions: dict[str, str]
+    created: str
+    seconds: float | None
+    notes: NotRequired[list[str]]
+    claimed: NotRequired[dict[str, float]]
+    recovery_command: NotRequired[str]
+
+
+def new_results(
+    title: str,
+    source: Source,
+    request: Asked,
+    examples: Sequence[Example],
+    answers: Sequence[Answer],
+    *,
+    command: str = "",
+    trained_on: int = 0,
+    recovery: dict[str, Recoveries] | None = None,
+    seconds: float | None = 0.0,
+) -> Results:
+    """The figures of answers, made now. trained_on: how many of the rows a checkpoint was trained on."""
+    return {
+        "format": FORMAT,
+        "title": title,
+        "source": source,
+        "request": request,
+        "command": command,
+        "rows": len(examples),
+        "rows_trained_on": trained_on,
+        "digest": rows_digest(examples),
+        "answers": summarise(answers, examples),
+        "recovery": recovery or {},
+        "versions": versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        "seconds": seconds,
+    }
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One finished evaluation. id: names its folder. results: as in eval_results.json."""
+    """One finished evaluation. id: names its folder."""
 
     id: str
     folder: Path
-    results: dict[str, Any]
+    results: Results
 
     @property
     def title(self) -> str:
-        title: str = self.results["title"]
-        return title
+        return self.results["title"]
 
     @property
     def has_rows(self) -> bool:
         """Whether the answers are here, and not only what they add up to."""
         return (self.folder / ROWS_FILE).exists()
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Records of all answers; empty where only the figures were kept."""
-        return read_records(self.folder)
+    def rows(self) -> list[Answer]:
+        """All answers; empty where only the figures were kept."""
+        return _content(self.folder, ROWS_FILE, EXAMPLES_FILE).answers
 
     def examples(self) -> list[dict[str, str]]:
         """instruction, input and output of every row; empty where only the figures were kept."""
-        return read(self.folder / EXAMPLES_FILE)
+        return _content(self.folder, EXAMPLES_FILE).examples
 
 
 def read_results(folder: Path) -> Evaluation:
     """Read the evaluation of a folder.
 
-    Raises: DataError: there is none, or it is of another format.
+    Raises: DataError: there is none, or it is of a later format.
     """
-    path = folder / RESULTS_FILE
+    results: Results = _content(folder).results
+    return Evaluation(folder.name, folder, results)
+
+
+def _content(folder: Path, *wanted: str) -> Content:
+    """Figures, and answers and examples where their files are wanted, in the format of this version."""
+    answers, examples = (read(folder / name) if name in wanted else [] for name in (ROWS_FILE, EXAMPLES_FILE))
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results.get("format") != FORMAT:
-            raise ValueError(f"format is {results.get('format')!r}, this version reads {FORMAT}")
-        if not isinstance(results["answers"], list) or not isinstance(results["title"], str):
+        content = lifted(Content(_of_any_format(folder / RESULTS_FILE), answers, examples), folder.name)
+        if not isinstance(content.results.get("answers"), list) or not isinstance(content.results.get("title"), str):
             raise ValueError("answers or title are of the wrong form")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"'{folder.name}' holds no results of an evaluation ({one_line(error)}). Evaluate again, or import them."
         ) from error
-    return Evaluation(folder.name, folder, results)
+    return content
+
+
+def _of_any_format(path: Path) -> dict[str, Any]:
+    """The results in a file. Raises: OSError, ValueError: it cannot be read, or holds something else."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or "format" not in found:
+        raise ValueError("no format is named")
+    return found
 
 
 def find_evaluations(parents: Sequence[Path]) -> list[Evaluation]:
@@ -86,37 +187,49 @@ def find_evaluations(parents: Sequence[Path]) -> list[Evaluation]:
     return sorted(found, key=lambda e: (str(e.results.get("created", "")), e.id), reverse=True)
 
 
-def of_checkpoint(results: dict[str, Any], name: str) -> dict[str, Any]:
-    """The part of results that is about one checkpoint, to be kept beside it."""
-    kept = ("format", "title", "source", "request", "command", "rows", "rows_trained_on", "digest", "versions", "created", "seconds")
+def keep_beside(results: Results, name: str, path: Path) -> None:
+    """Write one checkpoint's part of results into the file kept beside it. What was not measured this time stays: answers and recovery
+    each carry the command that measured them.
+
+    Raises: DataError: what is kept there is of a later format.
+    """
+    part, before = _of_checkpoint(results, name), _kept(path)
+    kept: Results = {**(before if before and not part["answers"] else part)}
+    if part["recovery"]:
+        kept["recovery"], kept["recovery_command"] = part["recovery"], part["command"]
+    elif before:
+        kept["recovery"] = before["recovery"]
+        if "recovery_command" in before:
+            kept["recovery_command"] = before["recovery_command"]
+    write_json(path, kept)
+
+
+def _of_checkpoint(results: Results, name: str) -> Results:
+    """The part of results that is about one checkpoint."""
     answers = [entry for entry in results["answers"] if entry["checkpoint"] == name]
     recovery = {name: results["recovery"][name]} if name in results["recovery"] else {}
-    return {key: results[key] for key in kept} | {"answers": answers, "recovery": recovery}
+    return {**results, "answers": answers, "recovery": recovery}
 
 
-def keep_beside(results: dict[str, Any], name: str, path: Path) -> None:
-    """Write one checkpoint's part of results into the file kept beside it. What was not measured this time stays: answers and recovery
-    each carry the command that measured them."""
-    part = of_checkpoint(results, name)
+def _kept(path: Path) -> Results | None:
+    """What a file beside a checkpoint holds; None where it holds nothing of ours."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        found = _of_any_format(path)
     except (OSError, ValueError):
-        before = {}
-    measured = {"recovery": part["recovery"], "recovery_command": part["command"]} if part["recovery"] else {}
-    if not part["answers"]:
-        part = before or part
-    kept = {key: before[key] for key in ("recovery", "recovery_command") if key in before}
-    write_json(path, part | kept | measured)
+        return None
+    results: Results = lifted(Content(found), f"{path.parent.name}/{path.name}").results
+    return results
 
 
-def table(rows: Sequence[dict[str, Any]], examples: Sequence[dict[str, str]]) -> DataFrame:
+def table(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]]) -> DataFrame:
     """All answers with their instructions and references, one line each, as a pandas DataFrame."""
     import pandas
 
-    names = ("instruction", "input", "output")
     inner = ("findings", "facts", "blind")
-    rows = [{key: value for key, value in row.items() if key not in inner} for row in rows]
-    lines = [{**row, "flags": " ".join(row["flags"]), **{name: examples[row["row"]][name] for name in names}} for row in rows]
+    lines = []
+    for row in rows:
+        line = {key: value for key, value in row.items() if key not in inner} | {"flags": " ".join(row["flags"])}
+        lines.append(line | {name: examples[row["row"]][name] for name in ("instruction", "input", "output")})
     return pandas.DataFrame(lines).rename(columns={"text": "answer", "output": "reference"})
 
 
@@ -138,10 +251,3 @@ def versions() -> dict[str, str]:
     """Of what a figure rests on."""
     libraries = {name: version(name) for name in ("torch", "transformers", "rouge-score")}
     return {"gistdemo": __version__, "python": platform.python_version()} | libraries
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file in one move."""
-    building = path.with_name(f".{path.name}.{os.getpid()}")
-    building.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(building, path)

@@ -13,19 +13,19 @@ import json
 import math
 import os
 import shutil
-import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import DataError, one_line
+from gistdemo.files import write_json, write_lines
 from gistdemo.prompts import Example
-from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, judged, write_lines
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, Generated, judged
 from gistdemo.results.earlier_format import NAMES
-from gistdemo.results.evaluation import FORMAT, RESULTS_FILE, versions, write_json
+from gistdemo.results.evaluation import RESULTS_FILE, Results, new_results
 from gistdemo.results.summary import summarise
 
 MOST_BYTES = 100 * 2**20  # per file
@@ -36,12 +36,17 @@ FRAMES = (("Instruction:", "\nInput:", "\nOutput:"), ("### Instruction:", "### I
 
 @dataclass
 class Foreign:
-    """What was read: rows, judged answers (records as of `answers.answer`), and what looks wrong, in sentences."""
+    """What was read: rows, answers, what looks wrong, in sentences, and the ROUGE-L (0 to 1) that is claimed, by condition."""
 
     examples: list[Example] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
+    generated: list[Generated] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    claimed: dict[str, Any] = field(default_factory=dict)
+    claimed: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """The answers, judged, once all are there."""
+        return judged(self.generated, self.examples)
 
 
 def read_foreign(path: Path, name: str) -> Foreign:
@@ -53,16 +58,15 @@ def read_foreign(path: Path, name: str) -> Foreign:
         found = _from_csv(_bounded(path, path.name), path.name, name)
     else:
         found = _from_files(_files(path), path.name, name)
-    if not found.records:
+    if not found.generated:
         raise DataError(
             f"'{path.name}' has no answers to judge. Give a sample_outputs.json, or a .csv with the columns x, y_pred and y_true."
         )
-    found.records = judged(found.records, found.examples)
     _audit(found)
     return found
 
 
-def import_results(path: Path, folder: Path, title: str) -> dict[str, Any]:
+def import_results(path: Path, folder: Path, title: str) -> Results:
     """Judge results of another program and write them as an evaluation into a new folder, whole or not at all. Returns the results.
 
     Raises: DataError: see `read_foreign`; or the folder exists.
@@ -70,29 +74,14 @@ def import_results(path: Path, folder: Path, title: str) -> dict[str, Any]:
     if folder.exists():
         raise DataError(f"There is an evaluation '{folder.name}' already. Give the file another name, or delete that folder.")
     found = read_foreign(path, path.stem)
-    results = {
-        "format": FORMAT,
-        "title": title,
-        "source": "imported",
-        "request": {"checkpoints": [path.stem], "data": path.name},
-        "command": "",
-        "rows": len(found.examples),
-        "rows_trained_on": 0,
-        "digest": rows_digest(found.examples),
-        "answers": summarise(found.records, found.examples),
-        "recovery": {},
-        "notes": found.notes,
-        "claimed": found.claimed,
-        "versions": versions(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
-        "seconds": 0.0,
-    }
+    results = new_results(title, "imported", {"checkpoints": [path.stem], "data": path.name}, found.examples, found.answers)
+    results["notes"], results["claimed"] = found.notes, found.claimed
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
         write_lines(building / EXAMPLES_FILE, map(dataclasses.asdict, found.examples))
-        write_lines(building / ROWS_FILE, found.records)
+        write_lines(building / ROWS_FILE, found.answers)
         write_json(building / RESULTS_FILE, results)
         os.replace(building, folder)
     except OSError as error:
@@ -196,7 +185,7 @@ def _add_sample(found: Foreign, sample: Any, number: int, name: str, k: int) -> 
     for condition, field_name in NAMES.items():
         if sample.get(field_name) is not None:
             text = _string(sample[field_name], f"{where}, {field_name}")
-            found.records.append(_record(name, condition, k if condition != "full" else 0, number, text))
+            found.generated.append(_answer(name, condition, k if condition != "full" else 0, number, text))
 
 
 def _string(value: Any, where: str) -> str:
@@ -222,7 +211,7 @@ def _unframed(prompt: str) -> tuple[str, str]:
     return prompt.strip(), ""
 
 
-def _claims(results: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def _claims(results: Mapping[str, Any], notes: list[str]) -> dict[str, float]:
     """ROUGE as the other program reports it (F1, 0 to 1), by condition."""
     scores = results.get("rouge_scores")
     if not isinstance(scores, dict):
@@ -237,7 +226,7 @@ def _claims(results: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     return claimed
 
 
-def _compare_prompts(found: Foreign, samples: list[dict[str, Any]]) -> None:
+def _compare_prompts(found: Foreign, samples: list[Any]) -> None:
     prompts = [sample.get("prompts") or {} for sample in samples]
     known = [p for p in prompts if isinstance(p.get("full"), str)]
     if not known:
@@ -273,7 +262,7 @@ def _from_csv(text: str, source: str, name: str) -> Foreign:
         instruction, given = _unframed(line["x"].replace("<GIST>", ""))
         example = Example(instruction, given, line["y_true"].strip())
         found.examples.append(example)
-        found.records.append(_record(name, "gist", 0, number, line["y_pred"]))
+        found.generated.append(_answer(name, "gist", 0, number, line["y_pred"]))
     return found
 
 
@@ -285,14 +274,26 @@ def _limit(rows: list[Any], source: str) -> None:
 # --- our judgement --------------------------------------------------------------------------------------------------------
 
 
-def _record(name: str, condition: str, k: int, row: int, text: str) -> dict[str, Any]:
-    unknown = ("tokens", "finish_reason", "prompt_tokens", "instruction_tokens", "kept_tokens", "kv_bytes")
-    return {"checkpoint": name, "condition": condition, "k": k, "row": row, "text": text} | dict.fromkeys(unknown)
+def _answer(name: str, condition: str, k: int, row: int, text: str) -> Generated:
+    return {
+        "checkpoint": name,
+        "condition": condition,
+        "k": k,
+        "row": row,
+        "text": text,
+        "finish_reason": None,
+        "kv_bytes": None,
+        "tokens": None,
+        "prompt_tokens": None,
+        "instruction_tokens": None,
+        "kept_tokens": None,
+        "blind": False,
+    }
 
 
 def _audit(found: Foreign) -> None:
     """What our metrics say against what was claimed, and whether the instruction can have reached the model."""
-    for entry in summarise(found.records, found.examples):
+    for entry in summarise(found.answers, found.examples):
         condition, same = entry["condition"], entry["identical"]
         if same and same["count"] > 1:
             why = (

@@ -6,7 +6,7 @@ SujeethJinesh/LatentWire on GitHub, results of 2 November 2025.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.metrics import normalised_score
@@ -34,29 +34,41 @@ _PAPER: dict[str, dict[tuple[str, int], tuple[float, float, float]]] = {
     },
     "FLAN-T5-XXL": {("full", 0): (50.6, 45.7, 23.9), ("gist", 1): (48.9, 43.8, 21.7), ("none", 0): (25.5, 29.1, 12.4)},
 }
-# its run as published: mean loss of two epochs, ROUGE-L as F1 from 0 to 1, prompt tokens of full and gist
-EARLIER_RUN: dict[str, Any] = {
-    "loss": (0.217, 0.157),
-    "rougeL": {"full": 0.0517, "gist": 0.0270, "truncated": 0.0290},
-    "tokens": (33.3, 12.4),
-}
 
 
-def reference_table() -> list[dict[str, Any]]:
-    """One line per figure: source, model, split, condition, k, rougeL (0..100), normalised (0: none, 100: full; None where unknown), note."""
+# the earlier experiment's run as published: mean loss of its two epochs, ROUGE-L as F1 from 0 to 1, prompt tokens of full and gist
+EARLIER_LOSS, EARLIER_TOKENS = (0.217, 0.157), (33.3, 12.4)
+EARLIER_ROUGE = {"full": 0.0517, "gist": 0.0270, "truncated": 0.0290}
+
+
+class Reference(TypedDict):
+    """One published figure. rougeL: 0 to 100. normalised: 0 is no instruction, 100 the full prompt; None where unknown."""
+
+    source: str
+    model: str
+    split: str
+    condition: str
+    k: int
+    rougeL: float
+    normalised: float | None
+    note: str
+
+
+def reference_table() -> list[Reference]:
+    """All of them, source by source."""
     lines = []
     for model, figures in _PAPER.items():
         for at, split in enumerate(("seen", "unseen", "human")):
             for (condition, k), scores in figures.items():
                 ends = figures["none", 0][at], figures["full", 0][at]
                 lines.append(_line(PAPER, model, split, condition, k, scores[at], normalised_score(scores[at], *ends), PAPER_NOTE))
-    for condition, score in EARLIER_RUN["rougeL"].items():
+    for condition, score in EARLIER_ROUGE.items():
         k = int(CONDITIONS[condition].depends_on_k)
         lines.append(_line(EARLIER, "Llama-3.1-8B base", "Alpaca, last 200 rows", condition, k, 100 * score, None, EARLIER_NOTE))
     return lines
 
 
-def _line(source: str, model: str, split: str, condition: str, k: int, score: float, normalised: float | None, note: str) -> dict[str, Any]:
+def _line(source: str, model: str, split: str, condition: str, k: int, score: float, normalised: float | None, note: str) -> Reference:
     return {
         "source": source,
         "model": model,

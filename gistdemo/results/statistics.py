@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,17 +19,13 @@ LEVEL = 0.95
 AT_ONCE = 2_000_000  # values drawn at a time; bounds memory to a few tens of MB
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(TypedDict):
     """A mean with its 95 % interval and the number of values it rests on."""
 
     mean: float
     low: float
     high: float
     n: int
-
-    def to_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 def mean_interval(values: Iterable[float | None], seed: int = 0) -> Interval | None:
@@ -45,7 +41,7 @@ def mean_interval(values: Iterable[float | None], seed: int = 0) -> Interval | N
     )
     tail = _expanded_tail(n)
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(known.mean()), float(low), float(high), n)
+    return {"mean": float(known.mean()), "low": float(low), "high": float(high), "n": n}
 
 
 def _expanded_tail(n: int) -> float:

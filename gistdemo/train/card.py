@@ -40,6 +40,12 @@ def write_card(manifest: Manifest) -> str:
         f"{training['steps']} steps in {training['seconds'] / 60:.1f} min on {training['device']}. All settings and the digests of the rows: manifest.json.",
         "",
     ]
+    if manifest.recipe:
+        command = f"`scripts/recipes/{manifest.recipe}.sh DATA`"
+        lines += [
+            f"Recipe: `{manifest.recipe}`. {command} trains it anew; DATA: a folder with train.jsonl and validation_unseen.jsonl.",
+            "",
+        ]
     if "command" in training:
         lines += ["```sh", training["command"], "```", ""]
     lines += ["## Licence", "", *_licence(manifest)]

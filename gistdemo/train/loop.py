@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gistdemo.errors import TrainingError, WorkStopped, one_line
-from gistdemo.json_lines import recover
+from gistdemo.files import recover
 from gistdemo.memory import peak_memory, return_freed_memory
 from gistdemo.train.config import TrainConfig
 

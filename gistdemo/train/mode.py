@@ -21,7 +21,6 @@ class Mode:
     meaning: a few words for command line and page. card: a sentence for the checkpoint's card. loss: what a step minimises, given the
     learning and the number of its batch; and numbers to record. adapts: where weights that are trained beside the gist vectors act; in
     "both phases" the decoder itself moves. own_answers: the untouched decoder's own answers are learnt from and judged by.
-    seconds_per_row, peak_gib: measured with SmolLM2-135M in batches of 8 on two cores with native bf16 (docs/LOG.md).
     """
 
     name: str
@@ -30,5 +29,3 @@ class Mode:
     loss: Loss
     adapts: Literal["nothing", "compression", "both phases"]
     own_answers: bool
-    seconds_per_row: float
-    peak_gib: float

@@ -25,6 +25,7 @@ from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.model.gist_cache import GistCache
 from gistdemo.model.gist_model import GistModel, gist_row
 from gistdemo.prompts import EncodedPrompt, Example, PromptEncoder, plan
+from gistdemo.results.evaluation import Recovery
 from gistdemo.settings import Settings
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.modes import MODES
@@ -81,7 +82,7 @@ class GistLearning:
             self._tune()
         self.rows = TrainingRows(config, ground.encoder)
         self.judged = {"references": self.rows.held}
-        self._known: dict[str, dict[str, Any]] = {}
+        self._known: dict[str, Recovery] = {}
         if self.mode.own_answers:
             self._generate_own(settings)
         if self.rows.held_long:

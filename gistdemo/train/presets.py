@@ -77,7 +77,7 @@ def read_recipe(name: str, settings: Settings) -> dict[str, Any]:
 
     Raises: UsageError: there is no such recipe, or it is not a JSON object.
     """
-    folder = settings.assets_dir / "recipes"
+    folder = _recipes(settings)
     path = Path(name) if name.endswith(".json") else folder / f"{name}.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -91,6 +91,23 @@ def read_recipe(name: str, settings: Settings) -> dict[str, Any]:
     if values.get("held_out"):
         values["held_out"] = str(settings.assets_dir.parent / values["held_out"])
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def recipe_of(config: TrainConfig, settings: Settings) -> str:
+    """Name of the recipe in assets/recipes whose settings these are, whatever rows they are used on; "" where one differs.
+
+    Found by comparing, not remembered: settings given by hand on top of a recipe are another run, those of a form may be a recipe's.
+    """
+    rows = {"data": config.data, "validation": config.validation}
+    for path in sorted(_recipes(settings).glob("*.json")):
+        recipe = TrainConfig.from_dict(read_recipe(path.stem, settings) | rows)
+        if recipe.recipe() == config.recipe():
+            return path.stem
+    return ""
+
+
+def _recipes(settings: Settings) -> Path:
+    return settings.assets_dir / "recipes"
 
 
 def with_preset(name: str, given: dict[str, Any]) -> TrainConfig:

@@ -34,6 +34,7 @@ from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop, recent_loss
 from gistdemo.train.modes import MODES
 from gistdemo.train.objectives import TRAINED, GistLearning, Ground
+from gistdemo.train.presets import recipe_of
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ def _export(config: TrainConfig, objective: GistLearning, ground: Ground, settin
         files={},
         anchored=config.anchored,
         has_weights=whole,
+        recipe=recipe_of(config, settings),
         training={
             "command": config.command(),
             "settings": config.recipe(),

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import budgets
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
-from gistdemo.data.examples import EMBEDDED, ExampleSources
+from gistdemo.data.examples import EMBEDDED
 from gistdemo.errors import GistDemoError, one_line
-from gistdemo.jobs.queue import Jobs
 from gistdemo.jobs.watch import Watch
 from gistdemo.present import panels
+from gistdemo.services import LOCAL, Services, visitor
 from gistdemo.settings import Settings
 from gistdemo.ui.checkpoints_tab import CheckpointsTab
 from gistdemo.ui.compare_tab import CompareTab
@@ -28,14 +29,16 @@ def build_app(
 ) -> tuple[gr.Blocks, dict[str, Any]]:
     """Build the page.
 
-    first_source: examples shown at the start. local: the server can be reached from this machine only, so files may be named by path.
+    first_source: examples shown at the start. local: the server can be reached from this machine only, so who asks owns its files.
     pool: where models come from (default: a ModelPool of these settings).
     Returns the blocks and the arguments of `launch` that belong to the page (theme, css, scripts, icon).
     Raises: DataError: first_source cannot be read.
     """
-    pool, sources = pool or ModelPool(settings), ExampleSources(settings)
-    sources.load(first_source)
-    warm_up, watch = WarmUp(settings, pool), Watch(Jobs(settings.runs_dir))
+    services = Services(settings, pool)
+    first_source = services.source(first_source, LOCAL)  # named by who starts the server, so everybody may look at it
+    services.examples(first_source, LOCAL)
+    caller = LOCAL if local else visitor(Path(get_upload_folder()), Path(first_source))
+    warm_up, watch = WarmUp(settings, services.pool), Watch(services.jobs)
     with gr.Blocks(title="gistdemo: full, gist and truncated prompts side by side", analytics_enabled=False) as page:
         with gr.Row(elem_classes="gd-header"):
             gr.HTML(panels.header(), padding=False)
@@ -44,16 +47,16 @@ def build_app(
                 models = gr.HTML("", padding=False, elem_id="gd-models")
         with gr.Tabs(elem_id="gd-tabs") as tabs:
             with gr.Tab("Compare", id="compare") as compare_tab:
-                tab = CompareTab(settings, pool, sources, local)
+                tab = CompareTab(services, caller)
                 tab.build(status, first_source)
             with gr.Tab("Evaluate", id="evaluate") as evaluate_tab:
-                evaluation = EvaluateTab(settings, watch, local)
+                evaluation = EvaluateTab(services, watch, caller)
                 evaluation.build(status)
             with gr.Tab("Train", id="train"):
-                training = TrainTab(settings, watch, local)
+                training = TrainTab(services, watch, caller)
                 training.build(status)
             with gr.Tab("Checkpoints", id="checkpoints") as checkpoints_tab:
-                shelf = CheckpointsTab(settings, watch.jobs)
+                shelf = CheckpointsTab(services, caller)
                 shelf.build(status)
             with gr.Tab("About", id="about"):
                 gr.Markdown((settings.assets_dir / "about.md").read_text(encoding="utf-8"), elem_classes="gd-about")

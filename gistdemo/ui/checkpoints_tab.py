@@ -10,21 +10,18 @@ from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.archive import pack
 from gistdemo.checkpoint.registry import list_checkpoints
 from gistdemo.errors import GistDemoError, UsageError, one_line
-from gistdemo.jobs.queue import Jobs
 from gistdemo.present import panels
 from gistdemo.present.checkpoint_cards import checkpoints
-from gistdemo.services import delete_checkpoint, import_checkpoint
-from gistdemo.settings import Settings
+from gistdemo.services import Caller, Services
 
 
 class CheckpointsTab:
     """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
 
-    def __init__(self, settings: Settings, jobs: Jobs):
-        self.settings, self.jobs = settings, jobs
+    def __init__(self, services: Services, caller: Caller):
+        self.services, self.settings, self.caller = services, services.settings, caller
         self._zips = Path(tempfile.mkdtemp(prefix="gistdemo-zips-"))  # one per checkpoint at most
         weakref.finalize(self, shutil.rmtree, self._zips, ignore_errors=True)  # it goes with the server
 
@@ -64,8 +61,7 @@ class CheckpointsTab:
     def packed(self, name: str | None) -> tuple[Any, str]:
         """Make the zip of a checkpoint and offer it."""
         try:
-            entry = self._entry(name)
-            path = pack(entry.folder, self._zips)
+            path = self.services.pack_checkpoint(self._entry(name).name, self._zips)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
         size = path.stat().st_size / 1e6
@@ -74,7 +70,7 @@ class CheckpointsTab:
     def take_in(self, file: str) -> str:
         """Import a zip. What is wrong with it is said; nothing of it is kept then."""
         try:
-            name = import_checkpoint(Path(file), self.settings, self.jobs)
+            name = self.services.import_checkpoint(Path(file), self.caller)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error")
         return panels.status(f"Imported '{name}': Compare and Evaluate offer it now")
@@ -85,7 +81,7 @@ class CheckpointsTab:
             return panels.status("Tick 'Yes, delete its files' first: its files cannot be brought back", kind="error"), False
         try:
             entry = self._entry(name)
-            delete_checkpoint(entry.name, self.settings, self.jobs)
+            self.services.delete_checkpoint(entry.name, self.caller)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error"), False
         return panels.status(f"Deleted '{entry.name}'"), False

@@ -7,24 +7,23 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.pool import ModelPool
-from gistdemo.checkpoint.registry import ModelRow, budgets, find_row, list_rows
-from gistdemo.compare import compare, reusable
+from gistdemo.checkpoint.registry import budgets
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
-from gistdemo.data.examples import EMBEDDED, ExampleSources, Listed, search, surprise
-from gistdemo.errors import GistDemoError, UsageError, one_line
+from gistdemo.data.examples import EMBEDDED, Listed, search, surprise
+from gistdemo.errors import GistDemoError, one_line
 from gistdemo.generation import Sampling
-from gistdemo.grid import Cell, CompareRequest, Snapshot
+from gistdemo.grid import CompareRequest, Snapshot
 from gistdemo.present import cells, panels
 from gistdemo.prompts import Example
-from gistdemo.settings import Settings
+from gistdemo.results.comparison import Model
+from gistdemo.services import Caller, Compared, Services
 
 log = logging.getLogger(__name__)
 SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
@@ -91,10 +90,9 @@ class Form:
 class CompareTab:
     """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
 
-    def __init__(self, settings: Settings, pool: ModelPool, sources: ExampleSources, local: bool):
-        self.settings, self.pool, self.sources, self.local = settings, pool, sources, local
+    def __init__(self, services: Services, caller: Caller):
+        self.services, self.settings, self.caller = services, services.settings, caller
         self.running = Running()
-        self._added: list[ModelRow] = []
 
     # --- widgets ---------------------------------------------------------------------------------------------------
 
@@ -156,12 +154,14 @@ class CompareTab:
             elem_id="gd-examples",
         )
         with gr.Accordion("Other examples", open=False):
-            hint = "A hub dataset id (tatsu-lab/alpaca)" + (" or the path of a .json, .jsonl or .parquet file" if self.local else "")
+            hint = "A hub dataset id (tatsu-lab/alpaca)" + (
+                " or the path of a .json, .jsonl or .parquet file" if self.caller.is_local else ""
+            )
             self.path = gr.Textbox(label="Alpaca-format source", info=hint, elem_id="gd-path", max_lines=1)
             self.load = gr.Button("Load examples", size="sm", elem_id="gd-load")
 
     def _form(self, usable: list[tuple[str, str]]) -> None:
-        first = self.sources.load(EMBEDDED)[OPENING - 1].example
+        first = self.services.examples(EMBEDDED, self.caller)[OPENING - 1].example
         self.instruction = gr.Textbox(first.instruction, label="Instruction", lines=2, max_lines=6, elem_id="gd-instruction")
         with gr.Row(elem_classes="gd-tight"):
             self.input = gr.Textbox(first.input, label="Input (optional)", lines=2, max_lines=6, min_width=240, elem_id="gd-input")
@@ -174,7 +174,7 @@ class CompareTab:
             self.conditions = gr.CheckboxGroup(
                 titles, value=list(DEFAULT_CONDITIONS), label="Conditions (columns)", elem_id="gd-conditions"
             )
-        self.notice = gr.HTML(panels.notices(row.backbone for row in self.rows_offered()), padding=False, elem_id="gd-notice")
+        self.notice = gr.HTML(panels.notices(row.backbone for row in self.services.rows()), padding=False, elem_id="gd-notice")
         with gr.Row(elem_classes="gd-tight gd-action"):
             self.k = gr.Slider(
                 1,
@@ -187,7 +187,7 @@ class CompareTab:
             )
             self.go = gr.Button("Compare", variant="primary", elem_id="gd-compare", scale=1, min_width=110)
             self.stop = gr.Button("Stop", variant="stop", elem_id="gd-stop", scale=1, min_width=80)
-        with gr.Accordion("Another model as a row", open=False, visible=self.local):
+        with gr.Accordion("Another model as a row", open=False, visible=self.caller.is_local):
             hint = "A hub id (meta-llama/Llama-3.1-8B) or the folder of a model: shown as it is, without a gist"
             self.model = gr.Textbox(label="Backbone", info=hint, elem_id="gd-model", max_lines=1)
             self.add_model = gr.Button("Add row", size="sm", elem_id="gd-add-model")
@@ -235,52 +235,45 @@ class CompareTab:
         """The rows of this moment: a checkpoint that was trained meanwhile can be chosen, what is chosen stays."""
         return gr.CheckboxGroup(self.checkpoint_choices())
 
-    def rows_offered(self) -> list[ModelRow]:
-        """Usable checkpoints, embedded models, and backbones that were added by hand; broken checkpoints are listed in the Checkpoints tab."""
-        offered = list_rows(self.settings)
-        names = {row.name for row in offered}
-        return [*offered, *(row for row in self._added if row.name not in names)]
-
     def checkpoint_choices(self) -> list[tuple[str, str]]:
         """(title, name) of every row that can be chosen."""
-        return [(row.title if row.has_gist else f"{row.title} (no gist)", row.name) for row in self.rows_offered()]
+        return [(row.title if row.has_gist else f"{row.title} (no gist)", row.name) for row in self.services.rows()]
 
     def default_rows(self) -> list[str]:
         """The rows chosen at the start: the three that tell the story; where they are not all there, whatever has a gist."""
-        names = [row.name for row in self.rows_offered() if row.has_gist]
+        names = [row.name for row in self.services.rows() if row.has_gist]
         return [name for name in DEFAULT_ROWS if name in names] or names
 
     def add_row(self, name: str, chosen: list[str]) -> tuple[Any, str]:
         """Offer and choose a backbone by hub id or folder. It is fetched when it is first compared."""
         try:
-            if not self.local:
-                raise UsageError("Other models can be added only on your own machine.")
-            row = find_row(name.strip(), self.settings)
+            row = self.services.add_row(name, self.caller)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
-        if row.name not in {known.name for known in self.rows_offered()}:
-            self._added.append(row)
         line = panels.status(f"'{row.title}' is a row now; press Compare")
         return gr.CheckboxGroup(self.checkpoint_choices(), value=[*chosen, *({row.name} - set(chosen))]), line
 
+    def _examples(self, source: str) -> tuple[Listed, ...]:
+        return self.services.examples(source, self.caller)
+
     def _found(self, source: str, text: str = "", category: str = "any kind", with_input: str = "all") -> list[Listed]:
         chosen = "" if category == "any kind" else category
-        return search(self.sources.load(source), text, chosen, INPUT_FILTERS[with_input])
+        return search(self._examples(source), text, chosen, INPUT_FILTERS[with_input])
 
     def rows(self, source: str, text: str = "", category: str = "any kind", with_input: str = "all") -> list[list[Any]]:
         """Rows of the table: number, instruction, input."""
         return [[i.number, i.example.instruction, i.example.input] for i in self._found(source, text, category, with_input)[:SHOWN_ROWS]]
 
     def _categories(self, source: str) -> list[str]:
-        return ["any kind", *sorted({item.category for item in self.sources.load(source)} - {""})]
+        return ["any kind", *sorted({item.category for item in self._examples(source)} - {""})]
 
     def pick(self, source: str, event: gr.SelectData) -> tuple[str, str, str]:
         """Put the clicked row into the form. The row's own number says which example it is, however the table was sorted."""
-        example = self.sources.load(source)[int(event.row_value[0]) - 1].example
+        example = self._examples(source)[int(event.row_value[0]) - 1].example
         return example.instruction, example.input, example.output
 
     def pick_any(self, source: str, text: str, category: str, with_input: str) -> tuple[str, str, str]:
-        found = self._found(source, text, category, with_input) or self.sources.load(source)
+        found = self._found(source, text, category, with_input) or self._examples(source)
         example = surprise(found).example
         return example.instruction, example.input, example.output
 
@@ -288,11 +281,7 @@ class CompareTab:
         """Switch the table to another source; on failure everything stays and the status line says why."""
         source = path.strip() or EMBEDDED
         try:
-            if source != EMBEDDED and not self.local and (Path(source).exists() or source.count("/") != 1):
-                raise UsageError(
-                    f"'{source}' is not a hub dataset id such as tatsu-lab/alpaca; files can be opened only on your own machine."
-                )
-            count = len(self.sources.load(source))
+            count = len(self._examples(source))
         except GistDemoError as error:
             return gr.skip(), gr.skip(), gr.skip(), panels.status(one_line(error), kind="error")
         choices = gr.Dropdown(choices=self._categories(source), value="any kind")
@@ -307,14 +296,13 @@ class CompareTab:
         """Compare and stream: yields (grid, tokens seen, status, export, last comparison). form: the values of `Form`."""
         yield from self._watch(self._request(Form(*form)), str(page.session_hash))
 
-    def rerun(self, page: gr.Request, last: tuple[CompareRequest, tuple[Cell, ...]] | None, *form: Any) -> Iterator[Shown]:
+    def rerun(self, page: gr.Request, last: Compared | None, *form: Any) -> Iterator[Shown]:
         """After a move of k: compare again if something has been compared, or is being compared just now; keep what k does not touch."""
         if last is None and not self.running.has(str(page.session_hash)):
             yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
             return
         request = self._request(Form(*form))
-        kept = reusable(last[1], last[0], request) if last else ()
-        yield from self._watch(request, str(page.session_hash), kept)
+        yield from self._watch(request, str(page.session_hash), last)
 
     def _request(self, form: Form) -> CompareRequest:
         """The form as a request: rows in the order of the registry, columns in the order of the conditions."""
@@ -326,18 +314,20 @@ class CompareTab:
             Example(form.instruction or "", form.input or "", form.reference or ""), chosen, columns, int(form.k), sampling
         )
 
-    def _watch(self, request: CompareRequest, page: str, kept: tuple[Cell, ...] = ()) -> Iterator[Shown]:
-        shown = {row.name: row for row in self.rows_offered()}
+    def _watch(self, request: CompareRequest, page: str, earlier: Compared | None = None) -> Iterator[Shown]:
+        shown = {row.name: row for row in self.services.rows()}
         stop = self.running.start(page)
         try:
-            for snapshot in compare(request, self.pool, stop, kept=kept):
+            for snapshot in self.services.compare(request, self.caller, stop, earlier):
                 if not self.running.is_current(page, stop):
                     return
                 kind = "info" if snapshot.finished else "busy"
                 line = panels.status(_summary(snapshot) if snapshot.finished else snapshot.message, snapshot.fraction, kind)
                 drawn = cells.grid(snapshot, shown)
                 if snapshot.finished:
-                    export = gr.DownloadButton(value=_export(request, snapshot), interactive=True)
+                    export = gr.DownloadButton(
+                        value=_export(request, snapshot, {name: row.described() for name, row in shown.items()}), interactive=True
+                    )
                     yield drawn, cells.seen_by_model(snapshot), line, export, (request, snapshot.cells)
                 else:
                     yield drawn, gr.skip(), line, gr.skip(), gr.skip()
@@ -365,17 +355,9 @@ def _summary(snapshot: Snapshot) -> str:
     return f"{snapshot.message}: {', '.join(counts) or 'nothing generated'}"
 
 
-def _export(request: CompareRequest, snapshot: Snapshot) -> str:
+def _export(request: CompareRequest, snapshot: Snapshot, models: Mapping[str, Model]) -> str:
     """Write the comparison as JSON for download; returns the path."""
-    record = {
-        "instruction": request.example.instruction,
-        "input": request.example.input,
-        "reference": request.example.output,
-        "k": request.k,
-        "sampling": vars(request.sampling),
-        "cells": [cell.to_dict() for cell in snapshot.cells],
-    }
     path = Path(tempfile.mkdtemp(prefix="gistdemo-")) / "comparison.json"
-    text = json.dumps(record, ensure_ascii=False, indent=2)
+    text = json.dumps(request.record(snapshot.cells, models), ensure_ascii=False, indent=2)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character becomes an escape, as JSON has them
     return str(path)

@@ -7,16 +7,17 @@ import logging
 import shutil
 import tempfile
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.registry import budgets, list_rows
+from gistdemo.checkpoint.registry import budgets
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
-from gistdemo.data.examples import OWN_EXAMPLES, named_source
-from gistdemo.errors import GistDemoError, UsageError, one_line
+from gistdemo.data.examples import OWN_EXAMPLES
+from gistdemo.errors import GistDemoError, one_line
 from gistdemo.evaluate.request import DEFAULT_CONDITIONS, EvaluationRequest
 from gistdemo.jobs.progress import Progress
 from gistdemo.jobs.record import Job
@@ -26,29 +27,41 @@ from gistdemo.present.answer_table import HEADERS, ORDERS, Filter, answer_rows
 from gistdemo.present.markdown import markdown_table
 from gistdemo.present.markup import MARKS
 from gistdemo.present.report import html_report
-from gistdemo.results.evaluation import RESULTS_FILE, Evaluation, export, find_evaluations
-from gistdemo.results.imported import import_results
+from gistdemo.results.answer import Answer
+from gistdemo.results.evaluation import RESULTS_FILE, Evaluation, export
 from gistdemo.results.references import reference_table
-from gistdemo.services import start_evaluation
-from gistdemo.settings import Settings
+from gistdemo.services import Caller, Services
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
 SECONDS_PER_ANSWER = 0.3  # of 64 tokens, two cores (docs/LOG.md)
 PICTURES = ("ROUGE-L", "Quality by k", "Recovery by k", "Verdicts", "By length", "Gist against full")
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-FORM = ("checkpoints", "conditions", "ks", "data", "rows", "seed", "limit", "recovery")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the form holds, as its widgets give it, in this order everywhere."""
+
+    checkpoints: list[str]
+    conditions: list[str]
+    ks: list[str]
+    data: str
+    rows: float | None
+    seed: float | None
+    limit: float | None
+    recovery: bool
 
 
 class EvaluateTab:
     """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
 
-    def __init__(self, settings: Settings, watch: Watch, local: bool):
-        self.settings, self.watch, self.jobs, self.local = settings, watch, watch.jobs, local
-        self.own = settings.data_dir / "evaluations"
+    def __init__(self, services: Services, watch: Watch, caller: Caller):
+        self.services, self.settings, self.caller = services, services.settings, caller
+        self.watch, self.jobs = watch, services.jobs
         self._reports = Path(tempfile.mkdtemp(prefix="gistdemo-reports-"))  # a folder per evaluation
         weakref.finalize(self, shutil.rmtree, self._reports, ignore_errors=True)  # it goes with the server
-        self._read: tuple[Any, list[dict[str, Any]], list[dict[str, str]]] = (None, [], [])
+        self._read: tuple[Any, list[Answer], list[dict[str, str]]] = (None, [], [])
 
     # --- widgets ------------------------------------------------------------------------------------------------------
 
@@ -67,12 +80,12 @@ class EvaluateTab:
         self._wire(status)
 
     def _form(self) -> None:
-        with_gist = [row.name for row in list_rows(self.settings) if row.has_gist]
+        with_gist = [row.name for row in self.services.rows() if row.has_gist]
         self.checkpoints = gr.CheckboxGroup(self._names(), value=with_gist, label="Models", elem_id="gd-ev-checkpoints")
         titles = [(condition.title, name) for name, condition in CONDITIONS.items()]
         self.conditions = gr.CheckboxGroup(titles, value=list(DEFAULT_CONDITIONS), label="Conditions", elem_id="gd-ev-conditions")
         self.ks = gr.CheckboxGroup([str(k) for k in budgets(self.settings)], value=["4"], label="k", elem_id="gd-ev-ks")
-        hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
+        hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.caller.is_local else "")
         self.data = gr.Textbox(
             OWN_EXAMPLES, label="Rows to measure on", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-ev-data"
         )
@@ -94,8 +107,10 @@ class EvaluateTab:
                 "`y_true`. Our metrics and flags run over them, and what looks wrong is said."
             )
             self.upload = gr.UploadButton("Upload .zip or .csv", file_types=[".zip", ".csv"], size="sm", elem_id="gd-ev-upload")
-            self.path = gr.Textbox(label="or path of a folder, .zip or .csv", max_lines=1, visible=self.local, elem_id="gd-ev-path")
-            self.load = gr.Button("Import", size="sm", visible=self.local, elem_id="gd-ev-import")
+            self.path = gr.Textbox(
+                label="or path of a folder, .zip or .csv", max_lines=1, visible=self.caller.is_local, elem_id="gd-ev-path"
+            )
+            self.load = gr.Button("Import", size="sm", visible=self.caller.is_local, elem_id="gd-ev-import")
 
     def _results(self) -> None:
         with gr.Row(elem_classes="gd-tight"):
@@ -111,7 +126,7 @@ class EvaluateTab:
         with gr.Accordion("Figures of others: the paper, and an earlier experiment", open=False):
             gr.HTML(tables.references(reference_table()), padding=False)
         with gr.Accordion("Leaderboard: all evaluations of this installation", open=False):
-            self.board = gr.HTML(tables.leaderboard(self.evaluations()), padding=False, elem_id="gd-ev-board")
+            self.board = gr.HTML(tables.leaderboard(self.services.evaluations()), padding=False, elem_id="gd-ev-board")
 
     def _rows(self) -> None:
         with gr.Row(elem_classes="gd-tight", elem_id="gd-ev-filters"):
@@ -139,7 +154,7 @@ class EvaluateTab:
     # --- wiring -------------------------------------------------------------------------------------------------------
 
     def _wire(self, status: gr.HTML) -> None:
-        form = [getattr(self, name) for name in FORM]
+        form = self.widgets()
         gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **QUICK)
         self.watched = [self.card, self.chosen, self.awaited]
         self.start.click(self.submit, form, status, **QUICK).then(self.tick, [self.chosen, self.awaited], self.watched, **QUICK)
@@ -168,45 +183,42 @@ class EvaluateTab:
 
     def on_load(self, page: gr.Blocks) -> None:
         """A page that is opened or reloaded shows the newest evaluation."""
-        page.load(self.describe, [getattr(self, name) for name in FORM], [self.plan, self.command], **QUICK)
+        page.load(self.describe, self.widgets(), [self.plan, self.command], **QUICK)
         opened = page.load(lambda: self.tick(None, None), None, self.watched, **QUICK)
         self._show_all(opened.then(self.show, [self.chosen, self.view], self.shown, **QUICK))
 
     # --- form ---------------------------------------------------------------------------------------------------------
 
+    def widgets(self) -> list[Any]:
+        """The form's widgets, in the order of `Form`."""
+        return [getattr(self, field.name) for field in dataclasses.fields(Form)]
+
     def _names(self) -> list[str]:
         """Everything that can be measured: checkpoints, and embedded models as they are."""
-        return [row.name for row in list_rows(self.settings)]
+        return [row.name for row in self.services.rows()]
 
     def offered(self) -> Any:
         """The models of this moment; what is chosen stays."""
         return gr.CheckboxGroup(self._names())
 
-    def request(
-        self,
-        checkpoints: list[str],
-        conditions: list[str],
-        ks: list[str],
-        data: str,
-        rows: float | None,
-        seed: float | None,
-        limit: float | None,
-        recovery: bool,
-    ) -> EvaluationRequest:
+    def request(self, form: Form) -> EvaluationRequest:
         """What a form stands for. Raises UsageError: values that are not allowed."""
-        source = named_source(data, self.settings)
-        if not self.local and source != str(self.settings.examples_file) and Path(source).exists():
-            raise UsageError(f"'{source}' is a file of the server. Give a hub dataset id such as tatsu-lab/alpaca.")
         order = self._names()
-        chosen = tuple(sorted(checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
-        columns = tuple(name for name in CONDITIONS if name in conditions)
-        numbers = tuple(sorted(int(k) for k in ks))
-        return EvaluationRequest(chosen, source, int(rows or 0), int(seed or 0), columns, numbers, int(limit or 0), recovery=bool(recovery))
+        return EvaluationRequest(
+            tuple(sorted(form.checkpoints, key=lambda name: order.index(name) if name in order else len(order))),
+            self.services.source(form.data, self.caller),
+            int(form.rows or 0),
+            int(form.seed or 0),
+            tuple(name for name in CONDITIONS if name in form.conditions),
+            tuple(sorted(int(k) for k in form.ks)),
+            int(form.limit or 0),
+            recovery=bool(form.recovery),
+        )
 
     def describe(self, *form: Any) -> tuple[str, str]:
         """Estimate and command of the form as it stands."""
         try:
-            request = self.request(*form)
+            request = self.request(Form(*form))
         except GistDemoError as error:
             return panels.note(one_line(error), "error"), ""
         shown = dataclasses.replace(request, data=EMBEDDED_FILE) if source_name(request.data) == EMBEDDED_FILE else request
@@ -220,12 +232,12 @@ class EvaluateTab:
     def submit(self, *form: Any) -> str:
         """Put the evaluation into the queue."""
         try:
-            request = self.request(*form)
+            request = self.request(Form(*form))
             count = len(read_rows(request.data, need_output=False).examples) if "+" not in request.data else 0
             asked = min(request.rows or count, count) or request.rows
             data = OWN_EXAMPLES if source_name(request.data) == EMBEDDED_FILE else source_name(request.data)
             title = f"{', '.join(request.checkpoints)} on {asked} {data}"
-            job = start_evaluation(request, title, self.jobs)
+            job = self.services.start_evaluation(request, title, self.caller)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error")
         return panels.status("Evaluation is in the queue: another job runs first" if job.state == "queued" else "Evaluation is starting")
@@ -254,8 +266,7 @@ class EvaluateTab:
         if job is None:
             return panels.status("There is no evaluation", kind="error")
         try:
-            {"stop": self.jobs.stop, "resume": self.jobs.resume}[action](job.id)
-            self.jobs.tick()
+            self.services.change_job(action, job.id, self.caller)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error")
         return panels.status(
@@ -264,20 +275,17 @@ class EvaluateTab:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
-    def evaluations(self) -> list[Evaluation]:
-        return find_evaluations((self.settings.runs_dir, self.own, self.settings.assets_dir / "evaluations"))
-
     def choices(self) -> list[tuple[str, str]]:
-        return [(f"{e.title} ({str(e.results.get('created', ''))[:10]})", e.id) for e in self.evaluations()]
+        return [(f"{e.title} ({str(e.results.get('created', ''))[:10]})", e.id) for e in self.services.evaluations()]
 
     def _newest(self) -> str | None:
         found = self.choices()
         return found[0][1] if found else None
 
     def evaluation(self, chosen: str | None) -> Evaluation | None:
-        return next((e for e in self.evaluations() if e.id == chosen), None)
+        return next((e for e in self.services.evaluations() if e.id == chosen), None)
 
-    def answers(self, evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    def answers(self, evaluation: Evaluation) -> tuple[list[Answer], list[dict[str, str]]]:
         """Rows and examples, read once. Both are of one evaluation, whatever other visitors read meanwhile."""
         key = (evaluation.folder, (evaluation.folder / RESULTS_FILE).stat().st_mtime_ns)
         read = self._read
@@ -299,7 +307,7 @@ class EvaluateTab:
         values = [value for _, value in conditions]
         return [
             self._figures(chosen, view),
-            tables.leaderboard(self.evaluations()),
+            tables.leaderboard(self.services.evaluations()),
             gr.File(None, visible=False),
             gr.Dropdown(names, value=names[-1] if names else None),
             gr.Dropdown(conditions, value="gist" if "gist" in values else values[0] if values else None),
@@ -358,7 +366,7 @@ class EvaluateTab:
             return None
         known = self._names()
         names = [name for name in found.results["request"]["checkpoints"] if name in known]
-        with_gist = [row.name for row in list_rows(self.settings) if row.has_gist]
+        with_gist = [row.name for row in self.services.rows() if row.has_gist]
         return {"example": examples[int(number)], "checkpoints": names or with_gist, "k": int(k or 4)}
 
     def prepared(self, chosen: str | None) -> tuple[Any, str]:
@@ -383,15 +391,7 @@ class EvaluateTab:
     def take_path(self, path: str) -> tuple[Any, str]:
         """Import results of others into an evaluation of this installation."""
         try:
-            if not (path or "").strip():
-                raise UsageError("No path is given. Type the path of a folder, a .zip or a .csv file.")
-            source = Path(path.strip()).expanduser()
-            name = self._free_name(source.stem)
-            results = import_results(source, self.own / name, source.name)
+            made = self.services.import_results(path or "", self.caller)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
-        return gr.Dropdown(self.choices(), value=name), panels.status(f"Imported: {results['rows']} rows of {source.name}")
-
-    def _free_name(self, stem: str) -> str:
-        wanted = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip("-.")[:60] or "imported"
-        return next(n for n in (wanted, *(f"{wanted}-{i}" for i in range(2, 10_000))) if not (self.own / n).exists())
+        return gr.Dropdown(self.choices(), value=made.id), panels.status(f"Imported: {made.results['rows']} rows of {made.title}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from gistdemo.checkpoint.registry import list_rows
-from gistdemo.data.alpaca import EMBEDDED_FILE, read_rows, source_name
-from gistdemo.data.examples import OWN_EXAMPLES, named_source
+from gistdemo.data.alpaca import EMBEDDED_FILE, source_name
+from gistdemo.data.examples import OWN_EXAMPLES
 from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.jobs.estimate import estimate
 from gistdemo.jobs.progress import Progress, tail
@@ -19,8 +20,7 @@ from gistdemo.jobs.record import Job
 from gistdemo.jobs.watch import Watch
 from gistdemo.model.embedded import SMOLLM2, chosen
 from gistdemo.present import job_cards, panels, training_figures
-from gistdemo.services import start_simulation, start_training
-from gistdemo.settings import Settings
+from gistdemo.services import Caller, Services
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.modes import MODES
 from gistdemo.train.presets import PRESETS, with_preset
@@ -28,14 +28,53 @@ from gistdemo.train.presets import PRESETS, with_preset
 TICK_SECONDS = 2.0
 SIMULATED = "simulated"
 SIMULATED_PURPOSE = "no weights, no checkpoint: a run that only looks like one, to try this tab"
-FORM = ("mode", "backbone", "ks", "steps", "batch_size", "learning_rate", "gist_learning_rate", "seed")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the form holds, as its widgets give it, in this order everywhere. more: any other settings, as JSON."""
+
+    preset: str
+    name: str
+    data: str
+    more: str
+    mode: str
+    backbone: str
+    ks: str
+    steps: int
+    batch_size: int
+    learning_rate: float
+    gist_learning_rate: float
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """The part that are settings of a run under their own names.
+
+        Raises: UsageError: k are no numbers, or `more` is not a JSON object.
+        """
+        given = {name: getattr(self, name) for name in SETTINGS}
+        try:
+            given["ks"] = tuple(int(part) for part in str(self.ks).split(","))
+            extra = json.loads(self.more or "{}")
+        except ValueError as error:
+            raise UsageError(
+                f"k is '{self.ks}' and more settings are '{self.more[:80]}'; whole numbers and a JSON object are needed."
+            ) from error
+        if not isinstance(extra, dict):
+            raise UsageError(f"More settings are '{self.more[:80]}'; a JSON object such as {{\"rank\": 16}} is needed.")
+        return given | {key: tuple(value) if isinstance(value, list) else value for key, value in extra.items()}
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Form))
+SETTINGS = FIELDS[FIELDS.index("more") + 1 :]  # what a preset fills in
 
 
 class TrainTab:
     """Builds the tab inside an open gr.Blocks and holds what its handlers need."""
 
-    def __init__(self, settings: Settings, watch: Watch, local: bool):
-        self.settings, self.watch, self.jobs, self.local = settings, watch, watch.jobs, local
+    def __init__(self, services: Services, watch: Watch, caller: Caller):
+        self.services, self.settings, self.caller = services, services.settings, caller
+        self.watch, self.jobs = watch, services.jobs
 
     # --- widgets ------------------------------------------------------------------------------------------------------
 
@@ -64,7 +103,7 @@ class TrainTab:
             )
             self.mode = gr.Dropdown(list(MODES), value=values.mode, label="Mode", elem_id="gd-mode", min_width=160)
         with gr.Row(elem_classes="gd-tight"):
-            hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.local else "")
+            hint = "hub dataset id" + (", or path of a .json, .jsonl or .parquet file" if self.caller.is_local else "")
             self.data = gr.Textbox(OWN_EXAMPLES, label="Training rows", info=f"'{OWN_EXAMPLES}', {hint}", max_lines=1, elem_id="gd-data")
             self.upload = gr.UploadButton(
                 "Upload rows", file_types=[".json", ".jsonl", ".parquet"], size="sm", elem_id="gd-upload", scale=0
@@ -113,10 +152,10 @@ class TrainTab:
 
     def _wire(self, status: gr.HTML) -> None:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        form = [self.preset, self.name, self.data, self.more, *(getattr(self, name) for name in FORM)]
+        form = self.widgets(FIELDS)
         view = [self.job, self.card, self.samples, self.output]
         drawing = [self.loss, self.recovery, self.drawn]
-        self.preset.input(self.take_preset, self.preset, [self.preset, *(getattr(self, name) for name in FORM), self.more], **quick)
+        self.preset.input(self.take_preset, self.preset, self.widgets(("preset", *SETTINGS, "more")), **quick)
         gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **quick)
         self.check.click(self.check_data, form, [self.plan, status], show_progress="hidden", api_visibility="private")
         self.upload.upload(lambda file: file.name if hasattr(file, "name") else file, self.upload, self.data, **quick)
@@ -128,13 +167,16 @@ class TrainTab:
                 self.refresh, self.job, view, **quick
             )
         self.delete.click(self.remove, [self.job, self.sure], [status, self.sure], **quick).then(self.refresh, self.job, view, **quick)
-        fields = [self.name, self.data, *(getattr(self, name) for name in FORM), self.more]
-        self.reuse.click(self.settings_of, self.job, [*fields, status], **quick)
+        self.reuse.click(self.settings_of, self.job, [*self.widgets(("name", "data", *SETTINGS, "more")), status], **quick)
+
+    def widgets(self, names: Sequence[str]) -> list[Any]:
+        """Widgets of the form by the names of its fields."""
+        return [getattr(self, name) for name in names]
 
     def on_load(self, page: gr.Blocks) -> None:
         """A page that is opened or reloaded shows what goes on at once."""
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        form = [self.preset, self.name, self.data, self.more, *(getattr(self, name) for name in FORM)]
+        form = self.widgets(FIELDS)
         page.load(self.refresh, self.job, [self.job, self.card, self.samples, self.output], **quick)
         page.load(self.draw, [self.job, self.log_scale, self.drawn], [self.loss, self.recovery, self.drawn], **quick)
         page.load(self.describe, form, [self.plan, self.command], **quick)
@@ -144,36 +186,25 @@ class TrainTab:
 
     # --- form ---------------------------------------------------------------------------------------------------------
 
-    def config(self, preset: str, name: str, data: str, more: str, *form: Any) -> TrainConfig:
+    def config(self, form: Form) -> TrainConfig:
         """The settings a form stands for.
 
         Raises: UsageError: values that are not allowed, all named at once.
         """
-        given = dict(zip(FORM, form, strict=True))
-        try:
-            given["ks"] = tuple(int(part) for part in str(given["ks"]).split(","))
-            extra = json.loads(more or "{}")
-        except ValueError as error:
-            raise UsageError(
-                f"k is '{given['ks']}' and more settings are '{more[:80]}'; whole numbers and a JSON object are needed."
-            ) from error
-        if not isinstance(extra, dict):
-            raise UsageError(f"More settings are '{more[:80]}'; a JSON object such as {{\"rank\": 16}} is needed.")
-        extra = {key: tuple(value) if isinstance(value, list) else value for key, value in extra.items()}
-        source = named_source(data, self.settings)
-        return with_preset("" if preset == SIMULATED else preset, given | {"name": name.strip(), "data": source} | extra)
+        source = self.services.source(form.data, self.caller)
+        return with_preset("" if form.preset == SIMULATED else form.preset, {"name": form.name.strip(), "data": source} | form.settings())
 
     def take_preset(self, preset: str) -> list[Any]:
         if preset == SIMULATED:
-            return [gr.Radio(info=SIMULATED_PURPOSE), *([gr.skip()] * len(FORM)), gr.skip()]
+            return [gr.Radio(info=SIMULATED_PURPOSE), *([gr.skip()] * len(SETTINGS)), gr.skip()]
         config = with_preset(preset, {"name": "x", "data": "x"})
-        values = [",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in FORM]
+        values = [",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in SETTINGS]
         return [gr.Radio(info=PRESETS[preset].purpose), *values, "{}"]
 
     def describe(self, *form: Any) -> tuple[str, str]:
         """Estimate and command of the form as it stands."""
         try:
-            config = self.config(*form)
+            config = self.config(Form(*form))
         except GistDemoError as error:
             return panels.note(one_line(error), "error"), ""
         if form[0] == SIMULATED:
@@ -188,8 +219,8 @@ class TrainTab:
     def check_data(self, *form: Any) -> tuple[str, str]:
         """Read the rows: how many can be used, how many were turned away and why, and how the first one looks."""
         try:
-            config = self.config(*form)
-            rows = read_rows(config.data)
+            config = self.config(Form(*form))
+            rows = self.services.read_rows(config.data, self.caller)
         except GistDemoError as error:
             return panels.note(one_line(error), "error"), panels.status(one_line(error), kind="error")
         away = "; ".join(f"{count:,} x {reason}" for reason, count in rows.rejected.most_common()) or "none"
@@ -200,11 +231,11 @@ class TrainTab:
     def submit(self, *form: Any) -> tuple[Any, str]:
         """Put the run into the queue. Refused where its name is taken, with the reason."""
         try:
-            config = self.config(*form)
+            config = self.config(Form(*form))
             if form[0] == SIMULATED:
-                job = start_simulation({"steps": config.steps, "seconds_per_step": 0.2}, config.name, self.settings, self.jobs)
+                job = self.services.start_simulation({"steps": config.steps, "seconds_per_step": 0.2}, config.name, self.caller)
             else:
-                job = start_training(config, self.settings, self.jobs)
+                job = self.services.start_training(config, self.caller)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
         waiting = len(self.jobs.queued())
@@ -243,12 +274,7 @@ class TrainTab:
         if job_id is None:
             return panels.status("No job is chosen", kind="error")
         try:
-            if action == "sooner":
-                self.jobs.move(job_id, -1)
-            else:
-                {"stop": self.jobs.stop, "resume": self.jobs.resume}[action](job_id)
-            self.jobs.tick()
-            job = self.jobs.get(job_id)
+            job = self.services.change_job(action, job_id, self.caller)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error")
         said = {"stopping": "is asked to stop; it saves its state first", "queued": "is in the queue", "cancelled": "is out of the queue"}
@@ -261,7 +287,7 @@ class TrainTab:
         Raises: UsageError: the job has no checkpoint to compare.
         """
         job = self.chosen(job_id)
-        found = {row.name: row.manifest for row in list_rows(self.settings) if row.manifest}
+        found = {row.name: row.manifest for row in self.services.rows() if row.manifest}
         if job is None or job.kind != "train" or job.state != "done" or job.settings["name"] not in found:
             raise UsageError("This job has no checkpoint to compare (yet). Choose a training job that is done.")
         name = job.settings["name"]
@@ -272,7 +298,7 @@ class TrainTab:
         if job_id is None or not sure:
             return panels.status("Tick 'Yes, delete its files' first: its files cannot be brought back", kind="error"), False
         try:
-            self.jobs.delete(job_id)
+            self.services.delete_job(job_id, self.caller)
         except GistDemoError as error:
             return panels.status(one_line(error), kind="error"), False
         return panels.status("Deleted"), False
@@ -281,14 +307,14 @@ class TrainTab:
         """Fill the form from a job."""
         job = self.chosen(job_id)
         if job is None or job.kind != "train":
-            return [*([gr.skip()] * (len(FORM) + 3)), panels.status("No training job is chosen", kind="error")]
+            return [*([gr.skip()] * (len(SETTINGS) + 3)), panels.status("No training job is chosen", kind="error")]
         values = job.settings
         data = OWN_EXAMPLES if source_name(values["data"]) == EMBEDDED_FILE else values["data"]
-        form = [",".join(map(str, values["ks"])) if name == "ks" else values[name] for name in FORM]
+        form = [",".join(map(str, values["ks"])) if name == "ks" else values[name] for name in SETTINGS]
         known: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
         more = {
             name: value
             for name, value in values.items()
-            if name not in (*FORM, "name", "data") and value != (list(known[name]) if isinstance(known[name], tuple) else known[name])
+            if name not in (*SETTINGS, "name", "data") and value != (list(known[name]) if isinstance(known[name], tuple) else known[name])
         }
         return [f"{values['name']}-2", data, *form, json.dumps(more, indent=1), panels.status(f"Settings of '{job.title}'")]

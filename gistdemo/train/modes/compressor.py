@@ -28,6 +28,4 @@ COMPRESSOR = Mode(
     loss=loss,
     adapts="compression",
     own_answers=True,
-    seconds_per_row=0.3,
-    peak_gib=5.0,
 )

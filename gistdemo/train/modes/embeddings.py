@@ -25,6 +25,4 @@ EMBEDDINGS = Mode(
     loss=loss,
     adapts="nothing",
     own_answers=False,
-    seconds_per_row=0.15,
-    peak_gib=4.1,
 )

@@ -34,6 +34,4 @@ JOINT = Mode(
     loss=loss,
     adapts="both phases",
     own_answers=False,
-    seconds_per_row=0.2,
-    peak_gib=5.8,
 )

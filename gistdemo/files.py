@@ -1,12 +1,29 @@
-"""Files of one JSON value per line that grow while a process runs, and that a killed process may leave half-written. No torch."""
+"""Text files that are replaced whole, and files of one JSON value per line that grow, which a kill may leave half-written. No torch."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one move: a reader sees the old one or the new one, whole."""
+    building = path.with_name(f".{path.name}.{os.getpid()}")
+    building.write_text(text, encoding="utf-8")
+    os.replace(building, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one move."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, values: Iterable[Mapping[str, object]]) -> None:
+    """Replace a file of one JSON value per line in one move."""
+    write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
 
 
 def read(path: Path) -> list[Any]:
@@ -40,7 +57,5 @@ def recover(path: Path, keep: Callable[[Any], bool] = lambda value: True) -> lis
             lines.append(line + "\n")
     mended = "".join(lines)
     if mended != text:
-        building = path.with_name(f".{path.name}.{os.getpid()}")
-        building.write_text(mended, encoding="utf-8")
-        os.replace(building, path)
+        write_text(path, mended)
     return values

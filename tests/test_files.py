@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gistdemo.json_lines import recover
+from gistdemo.files import recover
 
 WHOLE = [{"step": n, "text": "ü🎉\u2028"} for n in range(5)]
 

@@ -1,0 +1,56 @@
+"""What older versions wrote, lifted step by step to what this one reads: in memory, never on disk. No torch.
+
+MIGRATIONS is append-only: its n-th function lifts the content of a folder from format n to n + 1. Whoever changes what an evaluation
+keeps appends one, and everything that reads evaluations goes on knowing one format only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gistdemo.errors import DataError
+from gistdemo.prompts import Example
+from gistdemo.results.answer import judged
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a folder holds, as JSON of whichever format. answers, examples: empty where they were not kept, or are not wanted."""
+
+    results: Any
+    answers: list[Any] = field(default_factory=list)
+    examples: list[Any] = field(default_factory=list)
+
+
+def _whole_answers(content: Content) -> Content:
+    """1 -> 2: every answer has findings with their places, facts, and whether it was blind.
+
+    Format 1 began with the codes of flags alone, which tell no place: such answers are judged anew. Whether the instruction was read
+    was not always kept; where it was not, a finding of it (F7) is what is known.
+    """
+    answers = [a | {"blind": a.get("blind", any(fact["code"] == "F7" for fact in a.get("facts", ())))} for a in content.answers]
+    if any("findings" not in answer for answer in answers):
+        answers = [*judged(answers, [Example(**example) for example in content.examples])]
+    return replace(content, answers=answers)
+
+
+MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_whole_answers,)
+FORMAT = 1 + len(MIGRATIONS)
+
+
+def lifted(content: Content, name: str) -> Content:
+    """The content in the format of this version. name: of what holds it, for the message.
+
+    Raises: DataError: it is of a later format, or of none.
+    """
+    found = content.results.get("format")
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise DataError(
+            f"'{name}' holds results of format {found!r}; this version reads formats 1 to {FORMAT}. "
+            "Update gistdemo to open them, or evaluate again."
+        )
+    for migration in MIGRATIONS[found - 1 :]:
+        content = migration(content)
+    return replace(content, results=content.results | {"format": FORMAT})
