@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev browser backbone
 	$(VENV)/bin/python -m pytest -q
 
 test-fast: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -q -m "not browser and not slow and not weights"
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto -m "not browser and not slow and not weights"
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
