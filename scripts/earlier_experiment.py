@@ -33,6 +33,7 @@ from gistdemo.train.presets import read_recipe, with_preset
 from gistdemo.train.run import train
 
 NAME, METRICS_FILE = "earlier-experiment", "metrics.json"
+NOTE = "The checkpoint '{}' does not come with the app: scripts/recipes/earlier-experiment.sh makes it."
 
 
 def main() -> int:
@@ -70,8 +71,8 @@ def run(args: argparse.Namespace) -> None:
     if args.keep:
         kept = settings.assets_dir / "evaluations" / name
         kept.mkdir(parents=True, exist_ok=True)
-        for file in (METRICS_FILE, RESULTS_FILE):
-            shutil.copy(args.out / file, kept)
+        shutil.copy(args.out / METRICS_FILE, kept)
+        write_json(kept / RESULTS_FILE, {**read_results(args.out).results, "notes": [NOTE.format(name)]})
 
 
 def epoch_losses(path: Path) -> list[float]:
