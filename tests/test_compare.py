@@ -264,10 +264,12 @@ def test_whether_answers_are_equal_is_told_at_the_end_only(pool):
         assert not any("F10" in codes(cell) for cell in snapshot.cells if cell.diagnosis)
 
 
-@pytest.mark.parametrize("instruction", [ADD.instruction, *CONTROLS])
-def test_only_blind_is_blind_to_its_instruction(pool, instruction):
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("instruction", [ADD.instruction, *CONTROLS, "Describe the smell of rain.", "Name three large cities"])
+def test_only_blind_is_blind_to_its_instruction(pool, instruction, k):
+    """Also where a truncation leaves the first words only, which other instructions have as well."""
     pool.says = lambda row, instruction: "The same good answer for everything."
-    cells = finished(asked(Example(instruction), conditions=CONDITIONS), pool)
+    cells = finished(asked(Example(instruction), conditions=CONDITIONS, k=k), pool)
     assert {condition for (_, condition), cell in cells.items() if "F7" in codes(cell)} == {"blind"}
     blind = cells["instruct", "blind"]
     assert blind.diagnosis.verdict == "healthy", "what is wrong with it is not the text"

@@ -35,8 +35,8 @@ from gistdemo.model.engine import EngineRow
 from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import Example, PromptEncoder, PromptPlan, plan
 
-# other instructions, to see whether one would change anything; the second is for those who ask the first themselves
-CONTROLS = ("Describe the weather on a winter morning.", "Name three large rivers.")
+# other instructions, to see whether one would change anything: two, without a first or last token in common, for the prompts of small k
+CONTROLS = ("Describe the weather on a winter morning.", "Name three large rivers")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class LoadedCheckpoint:
         """Whether something stands in the instruction's place that would be the same for another instruction. planned: of this example."""
         if not condition.holds_instruction:
             return False
-        other = dataclasses.replace(example, instruction=next(c for c in CONTROLS if c != example.instruction.strip()))
-        control = self.plan(other, condition, k)
-        return (planned.compress_ids, planned.prompt_ids) == (control.compress_ids, control.prompt_ids)
+        others = [dataclasses.replace(example, instruction=text) for text in CONTROLS if text != example.instruction.strip()]
+        controls = [self.plan(other, condition, k) for other in others]
+        return all((planned.compress_ids, planned.prompt_ids) == (c.compress_ids, c.prompt_ids) for c in controls)
 
     def row(self, plan: PromptPlan) -> EngineRow:
         """The engine row of a plan made by `plan`."""
