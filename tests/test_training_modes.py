@@ -18,13 +18,13 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_checkpoint, find_row
 from gistdemo.data.alpaca import instruction_mark, read_marks
 from gistdemo.errors import CheckpointError, DataError, TrainingError, UsageError
-from gistdemo.evaluate.recovery import measure_recovery
+from gistdemo.evaluate.recovery import Judged, measure_recovery
 from gistdemo.model.embedded import EMBEDDED
 from gistdemo.prompts import Example
 from gistdemo.settings import PROJECT_DIR
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.loop import Loop
-from gistdemo.train.objectives import TRAINED
+from gistdemo.train.objectives import TRAINED, Seen
 from gistdemo.train.presets import PRESETS, read_recipe, with_preset
 from gistdemo.train.rows import LONG_TOKENS
 from gistdemo.train.run import train, training_dtype
@@ -92,6 +92,29 @@ def test_the_full_prompt_that_teaches_is_not_moved_towards_the_gist(tmp_path, se
     expected = torch.autograd.grad(seen.cross_entropy + soft, weights, allow_unused=True)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours is None) == (theirs is None) and (ours is None or torch.allclose(ours, theirs, atol=1e-6))
+
+
+def test_unlikelihood_is_of_earlier_tokens_that_do_not_come_next():
+    """Written out for an answer of five tokens, where token 2 comes again: it is no candidate there, and counts once later on."""
+    said, logits = [2, 0, 2, 1, 3], torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    share = logits.softmax(-1)
+    candidates = ((1, 2), (2, 0), (3, 2), (3, 0), (4, 2), (4, 0), (4, 1))
+    expected = -sum(torch.log(1 - share[at, token]) for at, token in candidates) / 7
+    short = torch.tensor([3, 0])
+    both = torch.cat([logits, logits[:2]])
+    other = -torch.log(1 - share[1, 3]) / 7
+    rows = [Judged(None, tuple(said)), Judged(None, tuple(short.tolist()))]
+    seen = Seen(rows, Part(), both, torch.cat([torch.tensor(said), short]))
+    assert seen.unlikelihood.item() == pytest.approx((expected + other).item(), rel=1e-5)
+
+
+def test_joint_can_be_kept_from_repeating_itself(tmp_path, settings):
+    for share in (0.0, 1.0):
+        shared = {"full_share": share, "ks": (4,)}
+        plain = objective(lesson(tmp_path, "joint", **shared), settings).loss(0)
+        kept = objective(lesson(tmp_path, "joint", unlikelihood_weight=3.0, **shared), settings).loss(0)
+        assert "unlikelihood" not in plain[1] and kept[1]["unlikelihood"] > 0
+        assert kept[0].item() == pytest.approx(plain[0].item() + 3.0 * kept[1]["unlikelihood"], rel=1e-5)
 
 
 # --- loop ----------------------------------------------------------------------------------------------------------------

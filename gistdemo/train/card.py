@@ -29,6 +29,8 @@ def write_card(manifest: Manifest) -> str:
     ]
     if weight := manifest.training.get("settings", {}).get("distillation_weight"):
         lines.append(f"- Unlike the paper, the gist is also taught by the full prompt under the same weights: KL, weight {weight:g}.")
+    if weight := manifest.training.get("settings", {}).get("unlikelihood_weight"):
+        lines.append(f"- Unlike the paper, repeating its own words is made unlikely (Welleck et al. 2020): weight {weight:g}.")
     lines += [f"- {ANCHORED}", ""] if manifest.anchored else [""]
     for target, title in TARGETS.items():
         if target in manifest.recovery:

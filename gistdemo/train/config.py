@@ -55,6 +55,7 @@ class TrainConfig:
     max_prompt_tokens: int = _setting("longer prompts are left out", 256)
     cross_entropy_weight: float = _setting("weight of cross-entropy beside KL, mode compressor", 0.2)
     distillation_weight: float = _setting("weight of KL from gist to full prompt, both with the weights of the moment, mode joint", 0.0)
+    unlikelihood_weight: float = _setting("weight of the unlikelihood of saying again what the answer has said before, mode joint", 0.0)
     sampled_vocabulary: int = _setting("compare answers with their own tokens and so many random others per step; 0: all tokens", 0)
     teacher_answers: int = _setting("rows whose own greedy full-prompt answer is generated first and learnt from, mode compressor", 0)
     teacher_share: float = _setting("share of the batches that learn from these answers; the others learn from references", 0.5)
@@ -114,7 +115,7 @@ class TrainConfig:
         for field in ("warmup_steps", "sampled_vocabulary", "teacher_answers", "threads", "samples", "sample_rows"):
             if getattr(self, field) < 0:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 or more"
-        for field in ("cross_entropy_weight", "distillation_weight"):
+        for field in ("cross_entropy_weight", "distillation_weight", "unlikelihood_weight"):
             if not 0 <= getattr(self, field) <= 100:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 to 100"
 

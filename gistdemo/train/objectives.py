@@ -65,6 +65,21 @@ class Seen:
         """Mean over the answer tokens, nats."""
         return cross_entropy(self.logits, self.targets)
 
+    @cached_property
+    def unlikelihood(self) -> Tensor:
+        """-log(1 - p), nats, of every earlier token of the answer that does not come next, each once; summed, mean over the answer tokens.
+
+        Source: Welleck et al. 2020, "Neural text generation with unlikelihood training" (token level).
+        """
+        total, lengths = self.logits.new_zeros(()), [len(row.answer) for row in self.rows]
+        for logits, said in zip(self.logits.split(lengths), self.targets.split(lengths), strict=True):
+            same = said == said[:, None]
+            again = same.tril(-1).any(1)  # said before: counted where it stood first
+            wrong = torch.ones_like(same).tril(-1) & ~again & ~same  # (n, n): of position i, token j
+            log_share = log_softmax(logits, -1)[:, said]
+            total = total - torch.log1p(-log_share.exp().clamp(max=1 - 1e-5))[wrong].sum()
+        return total / len(self.targets)
+
 
 class GistLearning:
     """Gist vectors, and whatever the mode trains beside them, learning from rows; the mode's `loss` puts the pieces here together."""

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 
 
 def loss(learning: GistLearning, batch: int) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy on reference answers, in some steps after the full prompt; if asked for, KL to the full prompt as well."""
+    """Cross-entropy on reference answers, in some steps after the full prompt; if asked for, KL to the full prompt and unlikelihood of
+    repeats as well."""
     config = learning.config
-    if draw(config.seed, "condition", batch).random() < config.full_share:
-        seen = learning.with_full_prompt(batch)
-        return seen.cross_entropy, seen.numbers | {"full": 1.0}
-    seen = learning.with_gist(batch)
-    if not config.distillation_weight:
-        return seen.cross_entropy, seen.numbers
-    kl = learning.divergence(seen)
-    return seen.cross_entropy + config.distillation_weight * kl, seen.numbers | {"kl": kl.item()}
+    full = draw(config.seed, "condition", batch).random() < config.full_share
+    seen = learning.with_full_prompt(batch) if full else learning.with_gist(batch)
+    total, numbers = seen.cross_entropy, seen.numbers | ({"full": 1.0} if full else {})
+    if config.distillation_weight and not full:
+        kl = learning.divergence(seen)
+        total, numbers = total + config.distillation_weight * kl, numbers | {"kl": kl.item()}
+    if config.unlikelihood_weight:
+        total = total + config.unlikelihood_weight * seen.unlikelihood
+        numbers |= {"unlikelihood": seen.unlikelihood.item()}
+    return total, numbers
 
 
 JOINT = Mode(
