@@ -149,13 +149,17 @@ def plan(encoded: EncodedPrompt, condition: Condition, k: int, anchored: bool = 
     head = tuple(i for s in before for i in s.ids)
     rest = tuple(i for s in after for i in s.ids)
     words = instruction.ids
-    shown_count = {"all": len(words), "first_k": min(k, len(words)), "nothing": 0}[condition.text_shown]
-    shown, dropped = words[:shown_count], words[shown_count:]
+    part = condition.shown(len(words), k)
+    shown = words[part]
     pieces: list[tuple[Kind, Fate, tuple[int, ...]]] = []
     if condition.gist_from is None:
         pieces += [(s.kind, "shown", s.ids) for s in before]
-        pieces += [("instruction", "shown", shown)] if shown else []
-        pieces += [("instruction", "dropped", dropped)] if dropped else []
+        cut: tuple[tuple[Fate, tuple[int, ...]], ...] = (
+            ("dropped", words[: part.start]),
+            ("shown", shown),
+            ("dropped", words[part.stop :]),
+        )
+        pieces += [("instruction", fate, ids) for fate, ids in cut if ids]
         compress_ids, prompt_ids, anchors, kept = None, head + shown + rest, 0, len(shown)
     else:
         seen = condition.gist_from == "instruction"

@@ -28,7 +28,6 @@ ROWS = [
     ("First letter?", "A"),
 ]
 HELD = [(f"Do the thing named {name}.", f"Done: {name}") for name in "abcd"]
-MODES = ("embeddings", "compressor", "joint")
 
 
 def write_rows(path: Path, rows) -> str:

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from lab import EXAMPLES, Lab
-from lessons import HELD, MODES, ROWS, lesson, objective, records, run, toy_ground, write_rows
+from lessons import HELD, ROWS, lesson, objective, records, run, toy_ground, write_rows
 from torch.nn.functional import cross_entropy
 from toy import toy_model
 
@@ -18,6 +18,7 @@ from gistdemo.evaluate.recovery import Judged, measure_recovery
 from gistdemo.generation import Sampling
 from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import Example, plan
+from gistdemo.train.modes import MODES
 from gistdemo.train.objectives import TRAINED
 
 ANSWER = (70, 71, 72)

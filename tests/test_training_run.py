@@ -7,11 +7,12 @@ import logging
 
 import pytest
 import torch
-from lessons import MODES, lesson, objective, records, run, toy_ground
+from lessons import lesson, objective, records, run, toy_ground
 from torch.nn import Parameter
 
 from gistdemo.errors import TrainingError
 from gistdemo.train.loop import LEAK_LOSS, Loop
+from gistdemo.train.modes import MODES
 from gistdemo.train.run import train
 
 

@@ -12,8 +12,10 @@ from gistdemo.cli.output import Commands
 from gistdemo.errors import UsageError
 from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
+from gistdemo.train.modes import MODES
 
 SHOWN_K = 4  # where one budget has to stand for all
+MODE_WIDTH = max(map(len, MODES))
 
 
 def add(commands: Commands) -> None:
@@ -48,7 +50,7 @@ def _checkpoints(args: argparse.Namespace, settings: Settings) -> int:
         m = entry.manifest
         budget = f"k 1..{m.max_k}"
         print(
-            f"{entry.name:<16} ok      {m.mode:<11} {budget:<8} on {m.backbone}"
+            f"{entry.name:<16} ok      {m.mode:<{MODE_WIDTH}} {budget:<8} on {m.backbone}"
             f"{_recovery_text(entry.recovery())}{_verdicts_text(entry.evaluation())}"
         )
     if not entries:

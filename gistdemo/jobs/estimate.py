@@ -83,7 +83,7 @@ def estimate(config: TrainConfig, jobs: Jobs) -> Estimate:
 
 def _answering(config: TrainConfig) -> float:
     """Seconds for own answers, the evaluations on the way and the final figures, with SmolLM2."""
-    own = (config.teacher_answers + config.evaluate_rows) * SECONDS_PER_OWN_ANSWER if MODES[config.mode].own_answers else 0.0
+    own = (config.teacher_answers + config.evaluate_rows) * SECONDS_PER_OWN_ANSWER if MODES[config.mode].answers != "references" else 0.0
     sets = 2 * (2 if config.long_share else 1)
     evaluations = 1 + -(-config.steps // config.evaluate_every)
     passes = 3 * sets * config.evaluate_rows  # the prompt into slots, then the answer with its own and with another row's

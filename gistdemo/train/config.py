@@ -57,7 +57,9 @@ class TrainConfig:
     distillation_weight: float = _setting("weight of KL from gist to full prompt, both with the weights of the moment, mode joint", 0.0)
     unlikelihood_weight: float = _setting("weight of the unlikelihood of saying again what the answer has said before, mode joint", 0.0)
     sampled_vocabulary: int = _setting("compare answers with their own tokens and so many random others per step; 0: all tokens", 0)
-    teacher_answers: int = _setting("rows whose own greedy full-prompt answer is generated first and learnt from, mode compressor", 0)
+    teacher_answers: int = _setting(
+        "rows whose own greedy full-prompt answer is generated first and learnt from, in modes that learn from own answers", 0
+    )
     teacher_share: float = _setting("share of the batches that learn from these answers; the others learn from references", 0.5)
     long_share: float = _setting(
         "share of the batches that compress text of 30 tokens or more: a long instruction, or instruction and input", 0.0
@@ -115,6 +117,8 @@ class TrainConfig:
         for field in ("warmup_steps", "sampled_vocabulary", "teacher_answers", "threads", "samples", "sample_rows"):
             if getattr(self, field) < 0:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 or more"
+        if self.mode in MODES and MODES[self.mode].answers == "own" and not self.teacher_answers:
+            yield f"teacher_answers is 0, but mode {self.mode} learns from them alone; allowed are 1 or more"
         for field in ("cross_entropy_weight", "distillation_weight", "unlikelihood_weight"):
             if not 0 <= getattr(self, field) <= 100:
                 yield f"{field} is {getattr(self, field)}, allowed are 0 to 100"

@@ -20,7 +20,8 @@ class Mode:
 
     meaning: a few words for command line and page. card: a sentence for the checkpoint's card. loss: what a step minimises, given the
     learning and the number of its batch; and numbers to record. adapts: where weights that are trained beside the gist vectors act; in
-    "both phases" the decoder itself moves. own_answers: the untouched decoder's own answers are learnt from and judged by.
+    "both phases" the decoder itself moves. answers: what is learnt from: references, the untouched decoder's own answers, or both; where
+    own answers are, they are what is judged by as well.
     """
 
     name: str
@@ -28,4 +29,4 @@ class Mode:
     card: str
     loss: Loss
     adapts: Literal["nothing", "compression", "both phases"]
-    own_answers: bool
+    answers: Literal["references", "own", "both"]

@@ -72,7 +72,7 @@ class Seen:
         Source: Welleck et al. 2020, "Neural text generation with unlikelihood training" (token level).
         """
         total, lengths = self.logits.new_zeros(()), [len(row.answer) for row in self.rows]
-        for logits, said in zip(self.logits.split(lengths), self.targets.split(lengths), strict=True):
+        for logits, said in zip(torch.split(self.logits, lengths), torch.split(self.targets, lengths), strict=True):
             same = said == said[:, None]
             again = same.tril(-1).any(1)  # said before: counted where it stood first
             wrong = torch.ones_like(same).tril(-1) & ~again & ~same  # (n, n): of position i, token j
@@ -98,7 +98,7 @@ class GistLearning:
         self.rows = TrainingRows(config, ground.encoder)
         self.judged = {"references": self.rows.held}
         self._known: dict[str, Recovery] = {}
-        if self.mode.own_answers:
+        if self.mode.answers != "references":
             self._generate_own(settings)
         if self.rows.held_long:
             self.judged["long_references"] = self.rows.held_long

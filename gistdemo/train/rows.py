@@ -17,6 +17,7 @@ from gistdemo.evaluate.recovery import Judged
 from gistdemo.prompts import EncodedPrompt, Example, PromptEncoder
 from gistdemo.train.batches import StepOrder, draw
 from gistdemo.train.config import TrainConfig
+from gistdemo.train.modes import MODES
 
 LONG_TOKENS = 30  # compressed text from here on counts as long
 LONG_LEAST_K = 4  # budgets below are not asked to hold long text
@@ -88,12 +89,12 @@ class TrainingRows:
         """Rows of a batch, with the answers to learn from, and the name of their pool: reference, own, long reference or long own."""
         config = self.config
         long = config.long_share and draw(config.seed, "long", step).random() < config.long_share
-        own = draw(config.seed, "answers", step).random() < config.teacher_share
-        name = ("long " if long else "") + ("own" if own else "reference")
-        if name not in self._orders:
-            name = "long reference" if long else "reference"
-        order = self._orders[name]
-        return [self._pools[name][n] for n in order.rows(step)], name
+        share = {"references": 0.0, "both": config.teacher_share, "own": 1.0}[MODES[config.mode].answers]
+        own = draw(config.seed, "answers", step).random() < share
+        wanted = ("long " if long else "") + ("own" if own else "reference")
+        others = ("own", "long own") if share == 1 else ("long reference",) if long else ("reference",)
+        name = next(name for name in (wanted, *others) if name in self._orders)
+        return [self._pools[name][n] for n in self._orders[name].rows(step)], name
 
     def budget(self, step: int, pool: str) -> int:
         """k of a batch: drawn from the settings, the two smallest twice as often, for they have most to learn; long text is not

@@ -27,5 +27,5 @@ COMPRESSOR = Mode(
     "untouched.",
     loss=loss,
     adapts="compression",
-    own_answers=True,
+    answers="both",
 )

@@ -24,5 +24,5 @@ EMBEDDINGS = Mode(
     card="Gist vectors alone, trained with cross-entropy on reference answers; the backbone is frozen.",
     loss=loss,
     adapts="nothing",
-    own_answers=False,
+    answers="references",
 )

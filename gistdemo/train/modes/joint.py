@@ -36,5 +36,5 @@ JOINT = Mode(
     "full prompt: instruction tuning and gist together.",
     loss=loss,
     adapts="both phases",
-    own_answers=False,
+    answers="references",
 )
