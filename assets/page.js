@@ -43,9 +43,9 @@
   }
   setInterval(listen, 300);
 
-  window.gistdemoCopyLink = function (instruction, input, reference, checkpoints, conditions, k, limit, temperature, top_p, seed) {
+  window.gistdemoCopyLink = function (instruction, input, reference, checkpoints, conditions, k, limit, temperature, top_p, seed, precision) {
     const query = new URLSearchParams({ instruction, input, reference, checkpoints: checkpoints.join(","), conditions: conditions.join(","),
-      k, limit, temperature, top_p, seed });
+      k, limit, temperature, top_p, seed, precision });
     const link = location.origin + location.pathname + "?" + query.toString();
     const button = document.querySelector("#gd-link");
     button.dataset.label = button.dataset.label || button.textContent;

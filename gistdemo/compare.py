@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from gistdemo.checkpoint.registry import ModelRow, find_row
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import GistDemoError, one_line
-from gistdemo.generation import RowReady, TokenEvent
+from gistdemo.generation import Precision, RowReady, TokenEvent
 from gistdemo.grid import Cell, CompareRequest, Piece, Snapshot
 from gistdemo.memory import return_freed_memory
-from gistdemo.metrics import assess, normalised_score
+from gistdemo.metrics import MAIN, assess, normalised_score
 from gistdemo.prompts import PromptPlan
 from gistdemo.settings import Settings
 
@@ -48,6 +48,7 @@ class _Planned:
     plan: PromptPlan
     pieces: tuple[Piece, ...]
     blind: bool
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class _Grid:
         elif isinstance(event, _Planned):
             p = event.plan
             counts = {"prompt_tokens": p.prompt_tokens, "instruction_tokens": p.instruction_tokens, "kept_tokens": p.kept_tokens}
-            self._update(event.cell, pieces=event.pieces, blind=event.blind, **counts)
+            self._update(event.cell, pieces=event.pieces, blind=event.blind, precision=event.precision, **counts)
         elif isinstance(event.event, RowReady):
             if self._loading and event.cell in self._loading.cells:
                 self._loading = None
@@ -219,15 +220,10 @@ class _Grid:
         return bool(cell.text.strip()) or cell.finish_reason in ("eos", "limit")  # nothing said yet is not an empty answer
 
     def _assessed(self, cell: Cell, finished: bool) -> Cell:
-        found = assess(
-            cell.text,
-            self.request.example,
-            finish_reason=cell.finish_reason,
-            blind=cell.blind,
-            full_text=self._text(cell, "full") if finished else None,
-            none_text=self._text(cell, "none") if finished else None,
-        )
-        return replace(cell, diagnosis=found, rouge=found.scores)
+        full, none = (self._text(cell, name) if finished else None for name in ("full", "none"))
+        example, reason = self.request.example, cell.finish_reason
+        found = assess(cell.text, example, finish_reason=reason, blind=cell.blind, full_text=full, none_text=none)
+        return replace(cell, diagnosis=found)
 
     def _finished(self, cell: Cell, condition: str) -> Cell | None:
         """The finished answer of the same checkpoint under a condition."""
@@ -239,9 +235,9 @@ class _Grid:
         return other.text if other and condition != cell.condition else None
 
     def _normalised(self, cell: Cell) -> Cell:
-        ends = [c.rouge["rougeL"] for c in (self._finished(cell, name) for name in ("none", "full")) if c and c.rouge]
-        score = normalised_score(cell.rouge["rougeL"], *ends) if cell.rouge and len(ends) == 2 else None
-        return replace(cell, rouge_normalised=score)
+        three = [cell, *(self._finished(cell, name) for name in ("none", "full"))]
+        scores = [c.scores[MAIN.name] for c in three if c and c.scores]
+        return replace(cell, normalised=normalised_score(*scores) if len(scores) == len(three) else None)
 
 
 def _group_by_backbone(request: CompareRequest, settings: Settings, grid: _Grid) -> dict[str, list[tuple[int, ModelRow]]]:
@@ -318,7 +314,7 @@ def _prepare(
             continue
         decode = base.tokenizer.decode
         pieces = tuple(Piece(kind, fate, tuple(decode([i]) for i in ids)) for kind, fate, ids in planned.pieces)
-        events.put(_Planned(number, planned, pieces, blind))
+        events.put(_Planned(number, planned, pieces, blind, base.model.precision(request.sampling.precision)))
         numbers.append(number)
         rows.append(row)
     return numbers, rows, base.engine if base else None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from gistdemo.errors import UsageError
 
 FinishReason = Literal["eos", "limit", "stopped", "error"]
+Precision = Literal["exact", "fast"]  # of what a CPU computes, see `gistdemo.model.packed`
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen, complete: nothing is taken from a model's own generation config.
+    """How tokens are computed and chosen, complete: nothing is taken from a model's own generation config.
 
     temperature 0 is greedy (top_p and seed then have no effect). Each row draws from its own generator started at `seed`,
     so a row's text does not depend on which other rows are in the batch.
@@ -22,6 +23,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    precision: Precision = "exact"
 
     def check(self, limit: int) -> None:
         """Raise UsageError naming every field whose value is not allowed; `limit` is the largest max_new_tokens."""
@@ -34,6 +36,8 @@ class Sampling:
             problems.append(f"top-p is {self.top_p}; allowed is more than 0, up to 1")
         if not 0 <= self.seed < 2**63:
             problems.append(f"seed is {self.seed}; allowed are 0 to 2^63 - 1")
+        if self.precision not in get_args(Precision):
+            problems.append(f"precision is '{self.precision}'; allowed are {', '.join(get_args(Precision))}")
         if problems:
             raise UsageError("Generation settings: " + "; ".join(problems) + ".")
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import PromptError, UsageError
-from gistdemo.generation import FinishReason, Sampling
+from gistdemo.generation import FinishReason, Precision, Sampling
 from gistdemo.metrics import Assessment
 from gistdemo.prompts import Example
 from gistdemo.results.answer import judgement
@@ -66,7 +66,7 @@ class Cell:
 
     prompt_tokens: all the decoder attends to when the answer starts. kv_bytes: their keys and values. instruction_tokens ->
     kept_tokens: the compression of the instruction. first_token_seconds: from the start of this generation, model loaded.
-    rouge: F1 x 100 against the reference; rouge_normalised: ROUGE-L between `none` (0) and `full` (100) of the same checkpoint.
+    normalised: the `MAIN` score between `none` (0) and `full` (100) of the same checkpoint.
     note: why there is nothing to see: how far the model is that this cell waits for, or (status "done") that its row has no gist.
     """
 
@@ -84,11 +84,16 @@ class Cell:
     finish_reason: FinishReason | None = None
     error: str | None = None
     note: str | None = None
-    rouge: dict[str, float] | None = None
-    rouge_normalised: float | None = None
+    normalised: float | None = None
     diagnosis: Assessment | None = None
     pieces: tuple[Piece, ...] = field(default=(), repr=False)
     blind: bool = False  # its instruction was never read
+    precision: Precision = "exact"  # of what a CPU computes, as it was done
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Against the reference, by name; empty where there is none, or nothing was judged yet."""
+        return self.diagnosis.scores if self.diagnosis else {}
 
     @property
     def ratio(self) -> float | None:

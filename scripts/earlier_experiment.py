@@ -93,7 +93,7 @@ def table(folders: Sequence[Path]) -> list[str]:
 
     line("mean training loss, epoch 1 → 2", _arrow(EARLIER_LOSS, 3), (_arrow(metrics["epoch_losses"], 3) for _, metrics in ours))
     for condition, score in EARLIER_ROUGE.items():
-        line(f"ROUGE-L (0 to 1), {condition}", f"{score:.4f}", (f"{e[condition]['rougeL'] / 100:.4f}" for e in found))
+        line(f"ROUGE-L (0 to 1), {condition}", f"{score:.4f}", (f"{e[condition]['scores']['rougeL']['mean'] / 100:.4f}" for e in found))
     line(
         "prompt tokens, full → gist",
         _arrow(EARLIER_TOKENS, 1),

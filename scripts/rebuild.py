@@ -27,6 +27,8 @@ from gistdemo.cli.output import log_to_stderr
 from gistdemo.conditions import CONDITIONS
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.evaluate.run import evaluate
+from gistdemo.metrics import MAIN
+from gistdemo.present.entries import mean_of
 from gistdemo.present.markdown import markdown_table
 from gistdemo.results.evaluation import RESULTS_FILE, Results, find_evaluations, keep_beside, read_results
 from gistdemo.results.summary import Entry
@@ -111,7 +113,7 @@ def figures_block(settings: Settings) -> str:
     )
     return "\n".join(
         [
-            f"ROUGE-L on {unseen['rows']} Alpaca rows whose instructions were not trained on (greedy, 64 tokens at most, k = 4), and the share of "
+            f"{MAIN.label} on {unseen['rows']} Alpaca rows whose instructions were not trained on (greedy, 64 tokens at most, k = 4), and the share of "
             "degenerate answers; intervals, all k and recovery: the **Evaluate** and **Checkpoints** tabs, and `docs/FIGURES.md`.",
             "",
             *score_table(unseen, settings),
@@ -125,7 +127,7 @@ def figures_block(settings: Settings) -> str:
 
 
 def score_table(results: Results, settings: Settings) -> list[str]:
-    """ROUGE-L by checkpoint and condition at k = 4."""
+    """`MAIN` score by checkpoint and condition at k = 4."""
     titles = {entry.name: entry.manifest.title for entry in list_checkpoints((settings.shipped_checkpoints_dir,))}
     rows: dict[str, dict[str, Entry]] = {}
     for entry in results["answers"]:
@@ -136,7 +138,7 @@ def score_table(results: Results, settings: Settings) -> list[str]:
     lines.append("| --- |" + " --- |" * (len(shown) + 1))
     for name, found in rows.items():
         bad = " / ".join(_share(found[condition], "degenerate") for condition in ("full", "gist"))
-        scores = " | ".join(f"{found[condition]['rougeL']:.1f}" for condition in shown)
+        scores = " | ".join(mean_of(found[condition], MAIN.name).text for condition in shown)
         lines.append(f"| {titles.get(name, name)} | {scores} | {bad} |")
     return lines
 

@@ -36,7 +36,7 @@ def rows() -> list[dict[str, Any]]:
             "row": row,
             "text": f"{checkpoint} {condition} {k} says {row}",
             "instruction_tokens": TOKENS[row],
-            "rougeL": score,
+            "scores": {"rougeL": score},
             **_verdict(row in DEGENERATE.get((checkpoint, condition, k), ())),
         }
         for checkpoint, conditions in SCORES.items()
@@ -71,6 +71,10 @@ def results() -> dict[str, Any]:
     }
 
 
+def _interval(mean: float, half: float) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": 4}
+
+
 def _entry(checkpoint: str, condition: str, k: int, scores: tuple[float, ...]) -> dict[str, Any]:
     mean, bad = sum(scores) / len(scores), len(DEGENERATE.get((checkpoint, condition, k), ()))
     paired = {"full": {"mean": -3.75, "low": -15.0, "high": 6.25, "n": 4}} if (checkpoint, condition, k) == ("joint", "gist", 4) else {}
@@ -79,13 +83,8 @@ def _entry(checkpoint: str, condition: str, k: int, scores: tuple[float, ...]) -
         "condition": condition,
         "k": k,
         "n": 4,
-        "scored": 4,
-        "rouge1": mean + 1,
-        "rouge2": None,
-        "rougeL": mean,
-        "rougeL_own": None,
+        "scores": {"rouge1": _interval(mean + 1, 1), "rougeL": _interval(mean, 2)},
         "normalised": None,
-        "intervals": {"rouge1": [mean, mean + 2], "rougeL": [mean - 2, mean + 2]},
         "paired": paired,
         "verdicts": {"healthy": 4 - bad, "warning": 0, "degenerate": bad},
         "flags": {"F3": bad} if bad else {},

@@ -100,7 +100,8 @@ class ScriptedPool:
             self.loaded.append(row.backbone)
         if row.name in self.refuse:
             raise self.refuse[row.name]
-        base = SimpleNamespace(engine=ScriptedEngine(self), tokenizer=self.tokenizer)
+        model = SimpleNamespace(precision=lambda asked: asked)
+        base = SimpleNamespace(engine=ScriptedEngine(self), tokenizer=self.tokenizer, model=model)
         template = row.manifest.template if row.manifest else PLAIN if row.kind == "base" else CHATML
         encoder = PromptEncoder(self.tokenizer, template, self.settings.max_instruction_tokens, self.settings.max_input_tokens)
         slots = torch.zeros(row.manifest.max_k if row.manifest else 0, 4)

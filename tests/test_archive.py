@@ -19,6 +19,7 @@ from gistdemo.cli import main
 from gistdemo.errors import CheckpointError
 from gistdemo.jobs.queue import Jobs
 from gistdemo.present.checkpoint_cards import checkpoints
+from gistdemo.results.migrations import FORMAT
 from gistdemo.services import LOCAL, Services
 from gistdemo.ui.checkpoints_tab import CheckpointsTab
 
@@ -249,8 +250,8 @@ def test_two_imports_at_once_do_not_meet(home, tmp_path):
 @pytest.mark.parametrize("value", ["9" * 400, "Infinity", '"\\ud800"', "[" * 10**5, "null", "{}"])
 def test_notes_in_an_imported_checkpoint_cannot_spoil_the_listing(home, tmp_path, value, monkeypatch, capsys):
     """Whatever stands where a figure should: the listing is drawn, printed and sent."""
-    answers = [{"condition": "gist", "k": 4, "n": 5, "rougeL": 20.0, "verdicts": {"healthy": "@", "warning": 1, "degenerate": "@"}}]
-    evaluation = json.dumps({"rows": "@", "answers": answers, "recovery": {"instruct": "@"}}).replace('"@"', value)
+    answers = [{"condition": "gist", "k": 4, "n": 5, "scores": {}, "verdicts": {"healthy": "@", "warning": 1, "degenerate": "@"}}]
+    evaluation = json.dumps({"format": FORMAT, "rows": "@", "answers": answers, "recovery": {"instruct": "@"}}).replace('"@"', value)
 
     def hostile(entries):
         numbers = not value.startswith(("[", '"'))

@@ -621,7 +621,7 @@ def test_the_download_is_what_is_on_the_screen(app, pool):
             continue
         assert card.locator(".gd-text").text_content() == cell["text"]
         assert cell["verdict"] in card.locator(".gd-badge").inner_text()
-        assert card.locator(".gd-rouge strong").inner_text() == f"{cell['rougeL']:.1f}"
+        assert card.locator(".gd-rouge strong").inner_text() == f"{cell['scores']['rougeL']:.1f}"
         assert card.locator(".gd-flags code").all_inner_texts() == [found["code"] for found in cell["findings"] + cell["facts"]]
 
 

@@ -16,11 +16,12 @@ from gistdemo.checkpoint.manifest import read_manifest
 from gistdemo.checkpoint.registry import Entry, ModelRow
 from gistdemo.conditions import CONDITIONS
 from gistdemo.grid import Cell, Piece, Snapshot
-from gistdemo.metrics import Assessment, Flag
+from gistdemo.metrics import FLAGS, Assessment, Flag
 from gistdemo.model.embedded import GEMMA, SMOLLM2
-from gistdemo.present import cells, markup, panels
+from gistdemo.present import cells, panels
 from gistdemo.present.checkpoint_cards import checkpoints
 from gistdemo.prompts import Template
+from gistdemo.results.migrations import FORMAT
 from gistdemo.settings import PROJECT_DIR
 
 TAGS = set("div section header article h3 h4 h5 p span small b i strong dl dt dd ul li code mark table caption tr th td".split())
@@ -75,8 +76,8 @@ def spoiled(manifest, text: str):
 @pytest.mark.parametrize("error", [None, NASTY])
 def test_nothing_foreign_becomes_markup_in_the_grid(manifest, status, error):
     flags = tuple(flag(severity, (0, 40), NASTY, NASTY, "F3") for severity in ("fail", "warn", "info"))
-    rouge = {"rouge1": 1.0, "rouge2": 2.0, "rougeL": 3.0}
-    cell = Cell(NASTY, "gist", status, NASTY, error=error, diagnosis=Assessment("degenerate", flags), rouge=rouge)
+    scores = {"rouge1": 1.0, "rouge2": 2.0, "rougeL": 3.0}
+    cell = Cell(NASTY, "gist", status, NASTY, error=error, diagnosis=Assessment("degenerate", flags, scores=scores))
     for known in ({NASTY: row_of(spoiled(manifest, NASTY), NASTY)}, {NASTY: ModelRow(NASTY, NASTY)}, {}):
         page = checked(cells.grid(one(cell), known))
         assert page.text.count(shown(NASTY)) >= (4 if error is None else 2)
@@ -226,7 +227,8 @@ def test_every_finding_is_told_in_words_with_shape_evidence_and_code(severity, s
 
 def test_every_flag_that_exists_has_words():
     source = "".join(path.read_text(encoding="utf-8") for path in (PROJECT_DIR / "gistdemo" / "metrics").glob("*.py"))
-    assert set(re.findall(r'Flag\("F\d+", "(\w+)"', source)) == markup.FLAG_NAMES.keys()
+    made = set(re.findall(r'Flag\("(F\d+)", "(\w+)"', source))
+    assert made == {(kind.code, kind.name) for kind in FLAGS} and all(kind.words and kind.more for kind in FLAGS)
 
 
 @pytest.mark.parametrize(
@@ -243,11 +245,12 @@ def test_numbers_are_shown_as_measured_and_dashes_until_then():
     assert Page(cells.card(Cell("toy", "full"))).text.count("\u2013") == 5
 
 
-def test_rouge_shows_with_a_reference_and_its_bar_stays_inside():
+def test_scores_show_with_a_reference_and_the_bar_stays_inside():
     assert "gd-rouge" not in cells.card(done())
-    line = cells.card(done(rouge={"rouge1": 40.0, "rouge2": 20.0, "rougeL": 33.3}, rouge_normalised=75.2))
-    assert all(part in Page(line).text for part in ("33.3", "R-1 40.0", "R-2 20.0", "75 of full")) and "width:33.3%" in line
-    assert "width:100.0%" in cells.card(done(rouge={"rouge1": 0.0, "rouge2": 0.0, "rougeL": 100.00001}))
+    scored = lambda **scores: Assessment("healthy", scores=scores)  # noqa: E731
+    line = cells.card(done(diagnosis=scored(rouge1=40.0, rouge2=20.0, rougeL=33.3), normalised=75.2))
+    assert "ROUGE-L 33.3 ROUGE-1 40.0 · ROUGE-2 20.0 · 75 of full" in Page(line).words and "width:33.3%" in line
+    assert "width:100.0%" in cells.card(done(diagnosis=scored(rougeL=100.00001)))
 
 
 def test_an_empty_answer_is_told_apart_from_one_that_has_not_begun():
@@ -341,11 +344,22 @@ def test_records_of_another_trainer_do_not_break_the_page(manifest, tmp_path, re
 def test_an_evaluation_kept_beside_a_checkpoint_is_shown_and_a_broken_one_is_not(tmp_path, manifest):
     entry = Entry("toy", tmp_path, manifest, None)
     verdicts = {"healthy": 3, "warning": 0, "degenerate": 1}
-    answers = [{"condition": "full", "k": 0, "n": 4, "verdicts": verdicts}, {"condition": "gist", "k": 4, "n": 4, "verdicts": verdicts}]
+    now = {"n": 4, "verdicts": verdicts, "scores": {"rougeL": {"mean": 12.5, "low": 1.0, "high": 20.0, "n": 4}}}
+    before = {"n": 4, "scored": 4, "verdicts": verdicts, "rougeL": 12.5, "intervals": {"rougeL": [1.0, 20.0]}}
     path = tmp_path / "evaluation.json"
-    path.write_text(json.dumps({"rows": 4, "answers": answers}))
-    text = checked(checkpoints([entry])).text
-    assert "Greedy answers to 4 rows" in text and "Gist, k = 4" in text and "75 %" in text and "25 %" in text
-    for broken in ("", "[]", "{", '{"answers": []}', '{"rows": 4, "answers": [{"condition": "full"}]}', '{"rows": "<b>", "answers": []}'):
+    for number, one in ((FORMAT, now), (1, before)):
+        answers = [{"condition": "full", "k": 0} | one, {"condition": "gist", "k": 4} | one]
+        path.write_text(json.dumps({"format": number, "rows": 4, "answers": answers}))
+        words = checked(checkpoints([entry])).words
+        assert "Greedy answers to 4 rows" in words and "Gist, k = 4 12.5 75 % 0 % 25 %" in words
+    entries = ('{"condition": "full"}', "3", '{"condition": "full", "k": 0, "n": 4, "scores": 3}')
+    lists = [f'{{"format": {number}, "rows": 4, "answers": [{e}]}}' for number in (1, FORMAT) for e in entries]
+    for broken in ("", "[]", "{", '{"rows": 4, "answers": []}', f'{{"format": {FORMAT}, "rows": "<b>", "answers": []}}', *lists):
         path.write_text(broken)
         assert "Greedy answers" not in checked(checkpoints([entry])).text
+
+
+def test_a_cell_that_was_computed_fast_says_so():
+    exact, fast = (cells.grid(one(done(precision=precision)), {}) for precision in ("exact", "fast"))
+    checked(fast)
+    assert "computed with weights in fp16" in fast and "fp16" not in exact

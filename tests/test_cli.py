@@ -94,7 +94,7 @@ def test_compare_prints_every_cell_with_numbers_and_flags(pool, capsys):
         "== instruct / gist: degenerate",
         "== instruct / truncated: healthy",
     ]
-    assert "instruction 12 -> 2" in out and "answer 4 tokens (eos)" in out and "ROUGE-1/2/L 100.0 / 0.0 / 100.0" in out
+    assert "instruction 12 -> 2" in out and "answer 4 tokens (eos)" in out and "ROUGE-1 100.0, ROUGE-2 0.0, ROUGE-L 100.0" in out
     assert "fail: loop: 'It is two.' x 9" in out
     assert "40% Reading the weights of toy" in err
 

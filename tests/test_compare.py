@@ -20,7 +20,7 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import CheckpointError, PromptError, UsageError
 from gistdemo.generation import Sampling
 from gistdemo.grid import CompareRequest
-from gistdemo.metrics import rouge
+from gistdemo.metrics.scores import scores_of
 from gistdemo.model.embedded import GEMMA, SMOLLM2
 from gistdemo.prompts import Example
 from gistdemo.results.answer import Judgement, judged
@@ -129,6 +129,12 @@ def test_counts_are_those_of_the_prompt_that_each_condition_shows(pool):
         assert cell.ratio == (12 / kept[condition] if kept[condition] else None)
 
 
+def test_every_cell_says_how_it_was_computed(pool):
+    for precision in ("exact", "fast"):
+        cells = finished(asked(conditions=CONDITIONS, precision=precision), pool)
+        assert {cell.precision for cell in cells.values()} == {precision} and pool.samplings[-1].precision == precision
+
+
 def test_answers_are_counted_without_the_end_token_and_timed(pool):
     pool.delay, pool.script = 0.005, says(full="Two.", gist="")
     cells = finished(asked(max_new_tokens=200), pool)
@@ -153,29 +159,29 @@ def test_text_is_whole_and_tokens_are_counted(pool, text, limit):
 def test_rouge_is_there_with_a_reference_only(pool):
     pool.script = says(full="The sum is 2.")
     with_reference = finished(asked(), pool)
-    assert with_reference["instruct", "full"].rouge["rougeL"] == pytest.approx(100)
+    assert with_reference["instruct", "full"].scores["rougeL"] == pytest.approx(100)
     gist = with_reference["instruct", "gist"]
-    assert gist.rouge == rouge(gist.text, ADD.output)
+    assert gist.scores == scores_of(gist.text, ADD.output)
     for blank in ("", "  \n"):
         without = finished(asked(Example(ADD.instruction, "", blank)), pool)
-        assert all(cell.rouge is None and cell.rouge_normalised is None for cell in without.values())
+        assert all(cell.scores == {} and cell.normalised is None for cell in without.values())
 
 
 @pytest.mark.parametrize("seconds_between", [0.0, 60.0])
 def test_rouge_is_normalised_where_full_and_none_ran(pool, seconds_between):
     pool.script = says(full="The sum is 2.", gist="The sum", none="Lovely weather.")
     cells = finished(asked(conditions=(*SHOWN, "none")), pool, seconds_between=seconds_between)
-    assert cells["instruct", "full"].rouge_normalised == pytest.approx(100)
-    assert cells["instruct", "none"].rouge_normalised == pytest.approx(0)
-    assert cells["instruct", "gist"].rouge_normalised == pytest.approx(rouge("The sum", ADD.output)["rougeL"])
+    assert cells["instruct", "full"].normalised == pytest.approx(100)
+    assert cells["instruct", "none"].normalised == pytest.approx(0)
+    assert cells["instruct", "gist"].normalised == pytest.approx(scores_of("The sum", ADD.output)["rougeL"])
     for left_out in ("full", "none"):
         fewer = finished(asked(conditions=[c for c in (*SHOWN, "none") if c != left_out]), pool)
-        assert all(cell.rouge_normalised is None and cell.rouge for cell in fewer.values())
+        assert all(cell.normalised is None and cell.scores for cell in fewer.values())
 
 
 def test_a_failed_full_answer_normalises_nothing(pool):
     pool.script = says(full=Line("The sum is 2.", error="out of memory"))
-    assert all(cell.rouge_normalised is None for cell in finished(asked(conditions=(*SHOWN, "none")), pool).values())
+    assert all(cell.normalised is None for cell in finished(asked(conditions=(*SHOWN, "none")), pool).values())
 
 
 def test_a_comparison_becomes_json_in_the_schema_of_an_evaluation(pool):
@@ -183,7 +189,7 @@ def test_a_comparison_becomes_json_in_the_schema_of_an_evaluation(pool):
     rows = {name: find_row(name, pool.settings) for name in request.checkpoints[:2]}
     record = json.loads(json.dumps(request.record(finished(request, pool).values(), {name: row.described() for name, row in rows.items()})))
     assert (record["instruction"], record["input"], record["reference"], record["k"]) == (ADD.instruction, "", ADD.output, 2)
-    assert record["sampling"] == {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 7} and record["format"] == 1
+    assert record["sampling"] == {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 7} and record["format"] == 2
     made = {"mode": "embeddings", "backbone": "toy", "backbone_digest": rows["instruct"].manifest.backbone_digest}
     as_it_is = {"mode": "no gist", "backbone": SMOLLM2.name, "backbone_digest": None}
     assert record["checkpoints"] == {"instruct": made, SMOLLM2.name: as_it_is}, "what is not there has nothing to tell"
@@ -195,8 +201,8 @@ def test_a_comparison_becomes_json_in_the_schema_of_an_evaluation(pool):
         ("instruct", "blind", 2, 0),
     ]
     assert blind["verdict"] == "healthy" and blind["facts"][0]["code"] == "F7" and blind["blind"] and blind["finish_reason"] == "eos"
-    assert (full["tokens"], full["ratio"]) == (len(full["text"]), 1.0) and 0 < full["rougeL"] < 100 and full["flags"] == []
-    assert failed["verdict"] is None and failed["rougeL"] is None and "There is no checkpoint 'nobody'" in failed["error"]
+    assert (full["tokens"], full["ratio"]) == (len(full["text"]), 1.0) and 0 < full["scores"]["rougeL"] < 100 and full["flags"] == []
+    assert failed["verdict"] is None and failed["scores"] == {} and "There is no checkpoint 'nobody'" in failed["error"]
 
 
 def test_an_answer_of_a_comparison_is_judged_and_shown_like_one_of_an_evaluation(pool):
@@ -207,7 +213,7 @@ def test_an_answer_of_a_comparison_is_judged_and_shown_like_one_of_an_evaluation
     unjudged = [{key: value for key, value in answer.items() if key not in required(Judgement)} for answer in answers]
     assert judged(unjudged, [ADD]) == [unjudged[n] | {key: answers[n][key] for key in required(Judgement)} for n in range(2)]
     full, gist = summarise(answers, [ADD])
-    assert full["flags"]["F3"] == 1 and gist["k"] == 4 and gist["rougeL"] == 100 and gist["paired"]["full"]["mean"] > 0
+    assert full["flags"]["F3"] == 1 and gist["k"] == 4 and gist["scores"]["rougeL"]["mean"] == 100 and gist["paired"]["full"]["mean"] > 0
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -359,7 +365,7 @@ def test_another_k_computes_only_what_depends_on_it(pool):
     assert {c.condition: c.status for c in snapshots[0].cells} == {c: "done" if c in kept else "waiting" for c in CONDITIONS}
     for cell in snapshots[-1].cells:
         assert cell.text == f"instruct {cell.condition} k={4 if cell.condition in kept else 8} heard: Add 1 and 1."
-        assert cell.rouge_normalised is None or cell.condition != "full"
+        assert cell.normalised is None or cell.condition != "full"
     assert [c.kept_tokens for c in snapshots[-1].cells] == [12, 8, 8, 0, 8]
 
 
@@ -367,7 +373,7 @@ def test_kept_answers_are_judged_beside_the_new_ones(pool):
     pool.script = says(full="The sum is 2.", gist="The sum is 2.", none="Lovely weather.")
     _, snapshots = again(pool, asked(conditions=("full", "none"), k=4), asked(conditions=("full", "gist", "none"), k=4))
     gist = snapshots[-1].cells[1]
-    assert "F10" in codes(gist) and gist.rouge_normalised == pytest.approx(100)
+    assert "F10" in codes(gist) and gist.normalised == pytest.approx(100)
 
 
 def test_where_everything_is_kept_nothing_runs(pool):
@@ -524,7 +530,7 @@ def test_a_backbone_answers_as_it_is_and_has_nothing_to_show_where_a_gist_is_nee
     for (name, condition), cell in cells.items():
         if name == SMOLLM2.name and condition in ("gist", "blind"):
             assert (cell.status, cell.note, cell.text, cell.error, cell.finish_reason) == ("done", NO_GIST, "", None, None)
-            assert cell.diagnosis is None and cell.rouge is None, "nothing was said, so nothing is judged"
+            assert cell.diagnosis is None and cell.scores == {}, "nothing was said, so nothing is judged"
             assert cell.to_dict(4)["note"] == NO_GIST and cell.to_dict(4)["verdict"] is None
         else:
             assert cell.text == f"{name} {condition} k=4 heard: Add 1 and 1." and cell.note is None and cell.finish_reason == "eos"

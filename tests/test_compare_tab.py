@@ -37,7 +37,7 @@ def restored(settings):
 
 def test_a_link_restores_what_it_says(restored):
     link = {"instruction": "a", "input": "b", "reference": "c", "checkpoints": "two,one", "conditions": "none,full"}
-    link |= {"k": "16", "limit": "512", "temperature": "0.25", "top_p": "1", "seed": "0"}
+    link |= {"k": "16", "limit": "512", "temperature": "0.25", "top_p": "1", "seed": "0", "precision": "fast"}
     numbers = {"k": 16, "limit": 512, "temperature": 0.25, "top_p": 1.0, "seed": 0}
     assert restored(**link) == link | numbers | {"checkpoints": ["two", "one"], "conditions": ["none", "full"]}
 
@@ -51,7 +51,7 @@ def test_a_link_leaves_alone_what_it_does_not_say(restored):
 @pytest.mark.parametrize(
     "wrong",
     """k=0 k=17 k=4.5 k= limit=513 limit=-1 limit=x temperature=nan temperature=2.1 temperature=inf top_p=0 seed=-1 seed=1e9
-    checkpoints=nobody conditions=<b>,, other=1""".split(),
+    checkpoints=nobody conditions=<b>,, precision=fp16 other=1""".split(),
 )
 def test_a_link_with_a_value_that_is_not_allowed_leaves_the_field_alone(restored, wrong):
     assert restored(**dict([wrong.split("=")])) == {}
@@ -134,8 +134,9 @@ def test_a_backbone_added_by_hand_is_offered_chosen_and_compared(tab, tmp_path):
     assert "&#39;toy-model&#39; is a row now" in line and tab.services.rows()[-1].name == folder
     again, _ = tab.add_row(folder, group.value)
     assert again.value == ["instruct", folder] and len(tab.services.rows()) == 5, "added once"
-    request = tab._request(Form("Add.", "", "", [folder, "instruct"], ["gist", "full"], 4, 8, 0, 1, 0))
+    request = tab._request(Form("Add.", "", "", [folder, "instruct"], ["gist", "full"], 4, 8, 0, 1, 0, "fast"))
     assert request.checkpoints == ("instruct", folder) and request.conditions == ("full", "gist")
+    assert request.sampling == Sampling(8, 0, 1, 0, "fast")
 
 
 @pytest.mark.parametrize("name", ["", "nobody", "./nowhere", "instruct2"])

@@ -486,7 +486,7 @@ def test_the_verdict_rests_on_the_text_and_its_prompt_alone(text):
 
 def test_scores_need_a_reference():
     assert assess("The sea is wide and blue.", ASKED).scores["rougeL"] == 100
-    assert assess("The sea.", Example("Describe the sea.", "", "  ")).scores is None
+    assert assess("The sea.", Example("Describe the sea.", "", "  ")).scores == {}
 
 
 # ---- units and speed

@@ -25,12 +25,14 @@ from gistdemo.evaluate.answers import Subject, answer, batches, without_timings
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.evaluate.run import evaluate
 from gistdemo.files import read
-from gistdemo.metrics import rouge
+from gistdemo.metrics.scores import scores_of
+from gistdemo.model.packed import FAST_KERNEL, Packed
+from gistdemo.present.markdown import flags_table
 from gistdemo.prompts import Example
 from gistdemo.results.answer import Answer, judged
 from gistdemo.results.earlier_format import eval_results, sample_outputs, training_metrics
 from gistdemo.results.evaluation import Asked, Recovery, RecoveryAt, Results, export, find_evaluations, read_results
-from gistdemo.results.summary import Entry, as_table, summarise
+from gistdemo.results.summary import Entry, summarise
 from gistdemo.train.run import train
 
 ROWS = [(f"{example.instruction} {n}", example.output) for n, example in enumerate(EXAMPLES * 2)]
@@ -59,7 +61,7 @@ def answers(request, settings, folder):
     one = subject(settings)
     rows = drawn(request, one)
     folder.mkdir(exist_ok=True)
-    return judged(answer(batches(request, rows, [one]), request.max_new_tokens, folder), rows)
+    return judged(answer(batches(request, rows, [one]), request.sampling(), folder), rows)
 
 
 def test_every_row_has_every_condition_once_and_only_budgets_that_matter(made, settings, tmp_path):
@@ -153,7 +155,7 @@ def test_several_checkpoints_stand_side_by_side_in_one_evaluation(made, settings
     results = evaluate(request, tmp_path / "out", settings)
     by_name = {name: [e for e in results["answers"] if e["checkpoint"] == name] for name in ("made", "other")}
     assert len(by_name["made"]) == len(by_name["other"]) == 4 and set(results["recovery"]) == {"made", "other"}
-    scores = [[e["rougeL"] for e in entries] for entries in by_name.values()]
+    scores = [[e["scores"] for e in entries] for entries in by_name.values()]
     assert scores[0] == scores[1], "equal weights give equal figures"
 
 
@@ -164,7 +166,7 @@ def test_a_backbone_is_measured_beside_a_checkpoint_where_it_needs_no_gist(made,
     results = evaluate(request, tmp_path / "out", settings, report=lambda *now: told.append(now))
     found = {name: {e["condition"]: e for e in results["answers"] if e["checkpoint"] == name} for name in ("made", "toy")}
     assert list(found["made"]) == ["full", "gist", "none", "blind"] and list(found["toy"]) == ["full", "none"]
-    assert [e["rougeL"] for e in found["toy"].values()] == [found["made"][name]["rougeL"] for name in ("full", "none")]
+    assert [e["scores"]["rougeL"] for e in found["toy"].values()] == [found["made"][name]["scores"]["rougeL"] for name in ("full", "none")]
     assert set(results["recovery"]) == {"made"} and results["request"]["checkpoints"] == ("made", "toy")
     assert str(tmp_path) not in json.dumps(results), "no folder of this machine"
     assert told[-1][0] == told[-1][1], "the bar reaches its end"
@@ -206,7 +208,9 @@ def test_results_are_found_read_and_exported(made, settings, tmp_path):
     table, parquet = export(found, tmp_path)
     frame = pandas.read_parquet(parquet)
     assert len(pandas.read_csv(table)) == len(frame) == 6 * len(ROWS)
-    assert {"checkpoint", "condition", "k", "instruction", "answer", "reference", "rougeL", "verdict"} <= set(frame.columns)
+    assert {"checkpoint", "condition", "k", "instruction", "answer", "reference", "rouge1", "rouge2", "rougeL", "verdict"} <= set(
+        frame.columns
+    )
     with pytest.raises(DataError, match="holds no results of an evaluation"):
         read_results(tmp_path / "all" / "broken")
     (found.folder / "rows.jsonl").unlink()
@@ -267,7 +271,7 @@ SUMMED = [Example("One", "", "the cat sat"), Example("Two", "", "red")]
 def record(condition: str, row: int, text: str, **more):
     k = 4 if condition == "gist" else 0
     numbers = {"tokens": 3, "prompt_tokens": 10, "instruction_tokens": 5, "kept_tokens": 4}
-    scores = rouge(text, SUMMED[row].output)
+    scores = {"scores": scores_of(text, SUMMED[row].output)}
     return (
         {"checkpoint": "x", "condition": condition, "k": k, "row": row, "text": text, "verdict": "healthy", "flags": []}
         | numbers
@@ -279,11 +283,17 @@ def record(condition: str, row: int, text: str, **more):
 def test_sums_are_plain_averages():
     records = [record(c, n, text) for c, texts in TEXTS.items() for n, text in enumerate(texts)]
     full, gist, none = summarise(records, SUMMED)
-    assert (full["rougeL"], none["rougeL"]) == (100.0, 0.0)
-    assert gist["rougeL"] == pytest.approx((200 / 3 + 100) / 2) == gist["normalised"] == gist["rougeL_own"]
+    assert [[e["scores"][name]["mean"] for name in scores_of("a", "a")] for e in (full, none)] == [[100.0, 50.0, 100.0], [0.0] * 3]
+    assert [gist["scores"][name]["mean"] for name in ("rougeL", "rougeL_own")] == pytest.approx([(200 / 3 + 100) / 2] * 2)
+    assert gist["normalised"] == pytest.approx(gist["scores"]["rougeL"]["mean"])
     assert gist["verdicts"] == {"healthy": 2, "warning": 0, "degenerate": 0} and gist["prompt_tokens"] == 10
-    assert full["rougeL_own"] is None and "| gist | 4 | 2 | 83.3 [66.7, 100.0] | 83.3 |" in as_table([full, gist, none])
-    assert gist["paired"]["full"]["mean"] == pytest.approx(-100 / 6) and "truncated" not in gist["paired"] and gist["scored"] == 2
+    table = flags_table({"answers": [full, gist, none]})
+    assert "rougeL_own" not in full["scores"] and "| x | gist | 4 | 2 | 83.3 [66.7, 100.0] | 83 | 83.3 |" in table
+    assert (
+        gist["paired"]["full"]["mean"] == pytest.approx(-100 / 6)
+        and "truncated" not in gist["paired"]
+        and gist["scores"]["rougeL"]["n"] == 2
+    )
 
 
 def test_equal_answers_to_different_instructions_are_counted():
@@ -301,9 +311,10 @@ def test_where_full_and_none_score_alike_nothing_is_normalised():
 
 
 def test_without_references_scores_are_left_open():
-    empty = dict.fromkeys(("rouge1", "rouge2", "rougeL"))
-    entries = summarise([record("full", 0, "x") | empty], SUMMED)
-    assert entries[0]["rougeL"] is None and "| - |" in as_table(entries)
+    entries = summarise([record("full", 0, "x", scores={}), record("full", 1, "x", scores={})], SUMMED)
+    assert entries[0]["scores"] == {} and "| x | full | - | 2 | - | - | - |" in flags_table({"answers": entries})
+    (one,) = summarise([record("full", 0, "x", scores={}), record("full", 1, "red")], SUMMED)
+    assert (one["scores"]["rougeL"]["n"], one["n"]) == (1, 2), "means are of the answers that have a reference"
 
 
 # --- files of the earlier experiment -------------------------------------------------------------------------------------
@@ -441,3 +452,25 @@ def test_what_is_measured_holds_what_its_schemas_promise(made, settings, tmp_pat
         assert set(recovery) == required(Recovery) and {frozenset(at) for at in recovery["by_k"].values()} == {
             frozenset(required(RecoveryAt))
         }
+
+
+@pytest.mark.skipif(not FAST_KERNEL, reason="this processor has no kernel for fp16 weights")
+def test_answers_are_computed_as_asked_and_the_results_say_how(made, settings, tmp_path, monkeypatch):
+    used = []
+    real = Packed.fast
+    monkeypatch.setattr(Packed, "fast", lambda self, x: used.append(1) or real(self, x))
+    evaluate(dataclasses.replace(made, recovery=False, conditions=("full",)), tmp_path / "exact", settings)
+    heads, count = len(used), max(len(r["text"]) for r in read(tmp_path / "exact" / "rows.jsonl"))
+    assert count and heads <= 6, "greedy looks at the fast product of the head alone"
+    request = dataclasses.replace(made, precision="fast", recovery=False, conditions=("full",))
+    evaluate(request, tmp_path / "fast", settings)
+    assert len(used) > 10 * heads and read_results(tmp_path / "fast").results["request"]["precision"] == "fast"
+    assert "--precision fast" in read_results(tmp_path / "fast").results["command"]
+
+
+def test_a_precision_that_cannot_be_had_is_refused(made, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("gistdemo.model.gist_model.FAST_KERNEL", False)
+    with pytest.raises(UsageError, match="Precision is 'fast', which this machine has no kernel for; allowed is exact"):
+        evaluate(dataclasses.replace(made, precision="fast"), tmp_path / "out", settings)
+    with pytest.raises(UsageError, match="precision is 'half'; allowed are exact, fast"):
+        dataclasses.replace(made, precision="half")

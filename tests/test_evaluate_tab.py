@@ -104,7 +104,7 @@ def test_the_view_follows_the_chosen_evaluation(tab):
     assert (
         tab.show("gone")[0].startswith('<p class="gd-hint">No evaluation yet') and tab.list_rows("gone", None, None, None, "", "", "") == []
     )
-    assert tab.draw("gone", PICTURES[0], None, None) is None
+    assert tab.draw("gone", "Verdicts", None, None) is None
 
 
 def test_every_view_of_the_figures_has_all_lines_and_its_columns(tab):
@@ -250,6 +250,11 @@ def test_checkpoints_and_embedded_models_can_be_measured_and_those_with_a_gist_a
     with gr.Blocks():
         tab.build(gr.HTML())
     assert tab.checkpoints.value == ["base", "instruct"]
+    assert tab.table.headers == ["#", "instruction", "ROUGE-L", "− full", "verdict", "flags", "prompt", "answer"]
+    assert tab.table.datatype == ["number", "str", "number", "number", "str", "str", "number", "number"]
+    assert (
+        len(tab.table.column_widths) == len(tab.list_rows("animals", "healthy", "gist", "1", "any verdict", "as in the source", "")[0]) == 8
+    )
     assert [value for _, value in tab.checkpoints.choices] == tab._names()
     tab.submit(*form(checkpoints=[SMOLLM2.name, "instruct"]))
     assert tab.jobs.list()[0].settings["checkpoints"] == ["instruct", SMOLLM2.name], "in the order of the list"

@@ -9,6 +9,7 @@ import evaluated
 import numpy as np
 import pytest
 
+from gistdemo.conditions import CONDITIONS, Condition
 from gistdemo.present import figures
 
 # What is seen with a missing kind of cone, in linear RGB: Machado, Oliveira and Fernandes 2009, severity 1.0.
@@ -61,41 +62,52 @@ def test_colours_stand_out_from_light_and_from_dark_paper(colour):
 
 
 def test_bars_show_means_intervals_and_counts():
-    joint, base = figures.rouge_bars(evaluated.results(), 4).data
+    joint, base = figures.score_bars(evaluated.results(), 4).data
     assert joint.name == "joint" and list(joint.x) == ["Full", "Gist<br>k=4", "Truncated<br>k=4", "No<br>instruction", "Blind gist<br>k=4"]
     assert list(joint.y) == [35, 31.25, 15, 5, 4]
     assert list(joint.error_y.array) == list(joint.error_y.arrayminus) == [2] * 5
     assert joint.hovertext[1] == "Gist, k=4: 31.2 [29.2, 33.2], n = 4"
     assert joint.marker.color != base.marker.color
-    assert figures.rouge_bars(evaluated.results(), 4).layout.yaxis.title.text == "ROUGE-L, n = 4"
+    assert figures.score_bars(evaluated.results(), 4).layout.yaxis.title.text == "ROUGE-L, n = 4"
 
 
 def test_bars_of_every_budget_stand_side_by_side():
-    assert len(figures.rouge_bars(evaluated.results()).data[0].x) == 6
+    assert len(figures.score_bars(evaluated.results()).data[0].x) == 6
 
 
 def test_a_mean_that_is_not_known_is_left_out():
     results = evaluated.results()
-    results["answers"][1] |= {"rougeL": None, "intervals": {}}
-    results["answers"][2]["intervals"] = {}
-    (joint, _), (line, *_) = figures.rouge_bars(results).data, drawn(figures.quality_by_k(results))
-    assert "Gist<br>k=1" not in joint.x and joint.error_y.array[1] == 0
+    results["answers"][1]["scores"] = {}
+    (joint, _), (_, line, *_) = figures.score_bars(results).data, drawn(figures.quality_by_k(results))
+    assert "Gist<br>k=1" not in joint.x and len(joint.x) == len(joint.error_y.array) == 5
     assert list(line.x) == [4]
 
 
 def test_counts_that_differ_are_named_as_a_range():
     results = evaluated.results()
-    results["answers"][0]["scored"] = 3
-    assert figures.rouge_bars(results).layout.yaxis.title.text == "ROUGE-L, n = 3 to 4"
+    results["answers"][0]["scores"]["rougeL"]["n"] = 3
+    assert figures.score_bars(results).layout.yaxis.title.text == "ROUGE-L, n = 3 to 4"
 
 
 def test_quality_by_k_draws_budgets_as_points_and_the_ends_of_the_scale_as_levels():
     figure = figures.quality_by_k(evaluated.results())
-    gist, truncated, full, none = (t for t in drawn(figure) if t.name == "joint")
+    full, gist, truncated, none = (t for t in drawn(figure) if t.name == "joint")
     assert (list(gist.x), list(gist.y), gist.line.dash) == ([1, 4], [15, 31.25], "solid")
     assert (list(truncated.x), list(truncated.y), truncated.line.dash) == ([4], [15], "dot")
     assert (list(full.x), list(full.y), list(none.y)) == ([1, 16], [35, 35], [5, 5])
     assert figure.layout.xaxis.type == "log" and list(figure.layout.xaxis.tickvals) == [1, 2, 4, 8, 16]
+
+
+def test_a_condition_that_has_no_dash_of_its_own_is_drawn_with_another(monkeypatch):
+    monkeypatch.setitem(CONDITIONS, "last", Condition("last", "Last", "The last k tokens.", shown=lambda n, k: slice(n - k, n)))
+    monkeypatch.setitem(CONDITIONS, "title", Condition("title", "Title", "Its first token.", shown=lambda n, k: slice(0, 1)))
+    results = evaluated.results()
+    lines = [results["answers"][2] | {"condition": name, "k": k} for name, k in (("last", 8), ("last", 4), ("title", 0))]
+    figure = figures.quality_by_k(results | {"answers": results["answers"] + lines})
+    last, title = (t for t in drawn(figure) if t.line.dash == figures.OTHER_DASH)
+    assert (list(last.x), last.mode) == ([4, 8], "lines+markers") and (list(title.x), title.mode) == ([1, 16], "lines")
+    named = {trace.name for trace in figure.data}
+    assert {"Last", "Title"} <= named and "Blind gist" not in named, "what was never shown the instruction is no choice of a budget"
 
 
 def test_the_legend_names_each_checkpoint_and_each_kind_of_line_once():
@@ -131,7 +143,7 @@ def test_verdicts_are_shares_of_all_answers_with_counts_on_hover():
 
 
 def test_lengths_are_grouped_by_tokens_and_empty_groups_stay_empty():
-    figure = figures.rouge_by_length(evaluated.rows(), "joint", 4)
+    figure = figures.score_by_length(evaluated.rows(), "joint", 4)
     gist = next(trace for trace in figure.data if trace.name == "Gist")
     assert dict(zip(gist.x, gist.y, strict=True)) == {"1-7": 47.5, "8-15": 30, "30+": 0}
     assert list(figure.layout.xaxis.ticktext) == ["1-7<br>n = 2", "8-15<br>n = 1", "16-29<br>n = 0", "30+<br>n = 1"]
@@ -143,7 +155,7 @@ def test_lengths_are_grouped_by_tokens_and_empty_groups_stay_empty():
 )
 def test_every_length_belongs_to_one_group(tokens, label):
     rows = [row | {"instruction_tokens": tokens} for row in evaluated.rows()[:1]]
-    assert list(figures.rouge_by_length(rows, "joint", 4).data[0].x) == [label]
+    assert list(figures.score_by_length(rows, "joint", 4).data[0].x) == [label]
 
 
 def test_a_point_of_the_scatter_knows_its_row():
@@ -170,19 +182,19 @@ def test_a_long_instruction_is_cut_on_hover():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: figures.rouge_bars({}),
-        lambda: figures.rouge_bars({"answers": []}, 4),
+        lambda: figures.score_bars({}),
+        lambda: figures.score_bars({"answers": []}, 4),
         lambda: figures.quality_by_k({"answers": []}),
         lambda: figures.quality_by_k({"answers": evaluated.results()["answers"][:1]}),
         lambda: figures.recovery_by_k({}),
         lambda: figures.recovery_by_k({"recovery": {"joint": {"references": {"rows": 3, "by_k": {}}}}}),
         lambda: figures.verdict_shares({"answers": []}),
         lambda: figures.verdict_shares({"answers": [evaluated.results()["answers"][0] | {"n": 0}]}),
-        lambda: figures.rouge_by_length([], "joint", 4),
-        lambda: figures.rouge_by_length(evaluated.rows(), "another", 4),
-        lambda: figures.rouge_by_length([row | {"instruction_tokens": None} for row in evaluated.rows()], "joint", 4),
+        lambda: figures.score_by_length([], "joint", 4),
+        lambda: figures.score_by_length(evaluated.rows(), "another", 4),
+        lambda: figures.score_by_length([row | {"instruction_tokens": None} for row in evaluated.rows()], "joint", 4),
         lambda: figures.gist_against_full([], [], "joint", 4),
-        lambda: figures.gist_against_full([row | {"rougeL": None} for row in evaluated.rows()], evaluated.examples(), "joint", 4),
+        lambda: figures.gist_against_full([row | {"scores": {}} for row in evaluated.rows()], evaluated.examples(), "joint", 4),
     ],
 )
 def test_without_anything_to_draw_a_figure_says_so(draw):
@@ -202,26 +214,26 @@ def test_foreign_names_and_texts_are_no_markup():
         entry |= {"checkpoint": attack}
     results["recovery"] = {attack: results["recovery"]["joint"]}
     examples = [example | {"instruction": attack} for example in evaluated.examples()]
-    made = [figures.rouge_bars(results), figures.quality_by_k(results), figures.recovery_by_k(results), figures.verdict_shares(results)]
-    made += [figures.gist_against_full(rows, examples, attack, 4), figures.rouge_by_length(rows, attack, 4)]
+    made = [figures.score_bars(results), figures.quality_by_k(results), figures.recovery_by_k(results), figures.verdict_shares(results)]
+    made += [figures.gist_against_full(rows, examples, attack, 4), figures.score_by_length(rows, attack, 4)]
     for figure in made:
         assert safe in texts(figure) and "<b>bold" not in texts(figure)
     odd = [results["answers"][0] | {"condition": "<i>odd"}]
-    assert "<i>" not in texts(figures.rouge_bars({"answers": odd})) + texts(figures.verdict_shares({"answers": odd}))
+    assert "<i>" not in texts(figures.score_bars({"answers": odd})) + texts(figures.verdict_shares({"answers": odd}))
 
 
 def test_a_long_name_of_a_checkpoint_goes_over_several_lines():
     results = {"answers": [evaluated.results()["answers"][0] | {"checkpoint": "x" * 40}]}
-    assert figures.rouge_bars(results).data[0].name == f"{'x' * 32}<br>{'x' * 8}"
+    assert figures.score_bars(results).data[0].name == f"{'x' * 32}<br>{'x' * 8}"
     notes = figures.verdict_shares(results).layout.annotations
     assert [(note.y, note.text) for note in notes] == [(0, f"<b>{'x' * 32}</b>"), (1, f"<b>{'x' * 8}</b>")]
 
 
 def test_the_only_checkpoint_is_named_as_well():
-    assert figures.rouge_bars({"answers": evaluated.results()["answers"][:2]}).layout.showlegend
+    assert figures.score_bars({"answers": evaluated.results()["answers"][:2]}).layout.showlegend
 
 
 def test_figures_leave_ground_and_width_to_the_page():
-    for figure in (figures.rouge_bars(evaluated.results()), figures.verdict_shares(evaluated.results()), figures.empty("Nothing.")):
+    for figure in (figures.score_bars(evaluated.results()), figures.verdict_shares(evaluated.results()), figures.empty("Nothing.")):
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
         assert figure.layout.width is None and figure.layout.yaxis.automargin

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from gistdemo.errors import DataError
-from gistdemo.metrics import rouge
+from gistdemo.metrics.scores import scores_of
 from gistdemo.results import imported
 from gistdemo.results.evaluation import read_results
 from gistdemo.results.imported import import_results, read_foreign
@@ -47,16 +47,16 @@ def test_what_is_wrong_with_the_earlier_experiment_is_said(tmp_path):
     assert "ROUGE-L of full: claimed 5.2," in notes and "truncated is nan, which is not a number" in notes
     assert found.examples[3].instruction == "Name fruit number 3." and len(found.answers) == 15
     assert {r["k"] for r in found.answers if r["condition"] == "gist"} == {10}
-    expected = rouge("Fruit 3 is an apple.", "Fruit 3")
+    expected = scores_of("Fruit 3 is an apple.", "Fruit 3")
     (record,) = [r for r in found.answers if r["row"] == 3 and r["condition"] == "full"]
-    assert {name: record[name] for name in expected} == expected and record["verdict"] == "healthy"
+    assert record["scores"] == expected and record["verdict"] == "healthy"
 
 
 def test_missing_fields_are_left_open(tmp_path):
     samples = [{"gist": "A pear.", "reference": None}, sample(1, prompts=None, truncated=None)]
     found = read_foreign(write(tmp_path / "run", samples), "run")
     assert [(r["row"], r["condition"]) for r in found.answers] == [(0, "gist"), (1, "full"), (1, "gist")]
-    assert found.answers[0]["rougeL"] is None and "Prompts were not recorded" in " ".join(found.notes)
+    assert found.answers[0]["scores"] == {} and "Prompts were not recorded" in " ".join(found.notes)
 
 
 def test_a_zip_and_a_folder_give_the_same(tmp_path):
@@ -73,7 +73,7 @@ def test_predictions_of_the_paper(tmp_path):
     path.write_text('x,y_pred,y_true\n"Instruction: Say hi.\nInput: Bob<GIST>\nOutput:",Hi Bob!,Hi Bob.\n"Just text",x,y\n')
     found = read_foreign(path, "preds")
     assert [(e.instruction, e.input) for e in found.examples] == [("Say hi.", "Bob"), ("Just text", "")]
-    assert found.answers[0]["rougeL"] == 100.0 and {r["condition"] for r in found.answers} == {"gist"}
+    assert found.answers[0]["scores"]["rougeL"] == 100.0 and {r["condition"] for r in found.answers} == {"gist"}
 
 
 def test_an_import_is_an_evaluation_like_others(tmp_path):

@@ -52,7 +52,7 @@ def test_foreign_text_adds_no_element_to_jobs_nor_to_tables():
             "checkpoint": "one",
             "condition": "full",
             "k": 0,
-            "rougeL": None,
+            "scores": {},
             "tokens": None,
             "verdict": "healthy",
             "flags": ["F1" + end],

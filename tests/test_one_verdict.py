@@ -14,8 +14,7 @@ from gistdemo.cli import main
 from gistdemo.compare import compare
 from gistdemo.generation import Sampling
 from gistdemo.grid import CompareRequest
-from gistdemo.metrics import assess
-from gistdemo.present.markup import FLAG_NAMES
+from gistdemo.metrics import FLAGS, assess
 from gistdemo.present.report import html_report
 from gistdemo.present.tables import row_detail
 from gistdemo.prompts import Example
@@ -75,7 +74,8 @@ def test_one_answer_has_one_verdict_everywhere(verdict, settings, tmp_path, monk
     detail = str(row_detail(0, example, [kept]))
     assert f"gd-b-{verdict}" in detail
     if flags:
-        assert f'title="{FLAG_NAMES[flags[0]["name"]]}' in detail, "the place of the gravest is marked"
+        words = {kind.name: kind.words for kind in FLAGS}
+        assert f'title="{words[flags[0]["name"]]}' in detail, "the place of the gravest is marked"
 
     report = str(html_report(results(), [kept], [example]))
     assert re.search(rf"[●▲■] {verdict}", report)

@@ -16,14 +16,14 @@ from gistdemo.checkpoint.registry import ModelRow
 from gistdemo.memory import page_out
 from gistdemo.model.engine import _Turns
 from gistdemo.model.gist_model import GistModel
-from gistdemo.model.packed import _Packed, pack
+from gistdemo.model.packed import EXACT_KERNEL, Packed, pack
 
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this build of torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not EXACT_KERNEL, reason="this build of torch has no oneDNN")
 IDS = torch.arange(3, 90).view(3, 29)
 
 
 def packed_layers(model: torch.nn.Module) -> list[str]:
-    return [name for name, layer in model.named_modules() if isinstance(getattr(layer, "forward", None), _Packed)]
+    return [name for name, layer in model.named_modules() if isinstance(getattr(layer, "forward", None), Packed)]
 
 
 @needs_onednn

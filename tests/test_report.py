@@ -10,7 +10,7 @@ import pytest
 from pages import NASTY, Page, infected, shown
 
 from gistdemo.metrics import FLAGS
-from gistdemo.present.markdown import markdown_table
+from gistdemo.present.markdown import flags_table, markdown_table
 from gistdemo.present.report import best_and_worst, html_report
 from gistdemo.results.references import reference_table
 
@@ -41,7 +41,7 @@ def test_the_worst_come_first_and_no_more_than_asked_for():
 def test_a_row_without_a_score_or_without_a_full_answer_is_neither_best_nor_worst():
     rows = [row for row in evaluated.rows() if not (row["condition"] == "full" and row["row"] == 3)]
     for row in rows:
-        row["rougeL"] = None if row["condition"] == "gist" and row["row"] == 0 else row["rougeL"]
+        row["scores"] = {} if row["condition"] == "gist" and row["row"] == 0 else row["scores"]
     assert best_and_worst(rows, "joint", "gist", 4) == ([], [1])
     assert best_and_worst([], "joint", "gist", 4) == ([], [])
 
@@ -68,9 +68,9 @@ def test_the_same_results_give_the_same_page(html):
 
 
 def test_the_page_shows_numbers_with_their_interval_and_count(page):
-    assert "Gist, k=4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] - – 0.88 (-0.25) – 75 % 0 % 25 % 20.5" in page.words
-    assert "Gist, k=1 4 16.0 [15.0, 17.0] – 15.0 [13.0, 17.0] - – 0.50 – 100 % 0 % 0 % 20.5" in page.words
-    assert "-3.8 [-15.0, +6.2], n = 4" in page.words
+    assert "Gist 4 4 31.2 [29.2, 33.2] – – – 75 % 3 0 % 0 25 % 1 20.5 – 0.88 swapped -0.25" in page.words
+    assert "Gist 4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] – – -3.8 [-15.0, +6.2] 0.88 swapped -0.25 –" in page.words
+    assert "Gist 1 4 16.0 [15.0, 17.0] – 15.0 [13.0, 17.0] – – – – –" in page.words, "no recovery without its control"
 
 
 def test_the_page_says_what_was_measured(page):
@@ -92,9 +92,9 @@ def test_imported_results_are_not_called_greedy_nor_reproducible():
 
 
 def test_verdicts_and_flags_are_counted_and_explained(page):
-    assert "Gist, k=4 4 3 75 % 0 0 % 1 25 % 1 –" in page.words
-    assert "Blind gist, k=4 4 4 100 % 0 0 % 0 0 % – 4" in page.words, "F7 is counted over the set"
-    assert all(f"{code} {meaning}" in page.words for code, meaning in FLAGS.items())
+    assert "Gist 4 4 75 % 3 0 % 0 25 % 1 0 F3 1 Truncated" in page.words
+    assert "Blind gist 4 4 100 % 4 0 % 0 0 % 0 4 –" in page.words, "F7 is counted over the set"
+    assert all(f"{kind.code} {kind.words}: {kind.more}" in page.words for kind in FLAGS)
 
 
 def test_best_and_worst_rows_are_shown_with_all_their_texts(page):
@@ -118,7 +118,7 @@ def test_figures_of_others_stand_apart_with_their_source(page):
 
 def test_without_the_rows_the_figures_are_still_reported():
     page = Page(html_report(evaluated.results(), [], []))
-    assert "Gist, k=4 4 32.2" in page.words and "Row by row:" not in page.words
+    assert "Gist 4 4 32.2" in page.words and "Row by row:" not in page.words
 
 
 def test_an_evaluation_that_has_no_answers_is_reported_as_that():
@@ -159,6 +159,15 @@ def test_the_markdown_table_has_all_figures_of_an_entry_on_one_line():
     assert lines[4] == "| joint | gist | 4 | 4 | 32.2 [31.2, 33.2] | - | 31.2 [29.2, 33.2] | - | ref 0.88 (-0.25) | 25.0 % | 20.5 |"
     assert lines[2] == "| joint | full | - | 4 | 36.0 [35.0, 37.0] | - | 35.0 [33.0, 37.0] | - | - | 0.0 % | 20.5 |"
     assert {line.count("|") for line in lines[:10]} == {12}
+
+
+def test_the_table_of_a_terminal_has_verdicts_and_flags_on_one_line():
+    results = evaluated.results()
+    results["answers"][2] |= {"checkpoint": "a | b", "flags": {"F3": 1, "F6": 2}, "kv_bytes": 2048}
+    heads, _, _, _, line, *_ = flags_table(results).splitlines()
+    assert heads.startswith("| checkpoint | condition | k | n | ROUGE-L | normalised | own full |") and heads.endswith("| answers with |")
+    assert line.startswith("| a \\| b | gist | 4 | 4 | 31.2 [29.2, 33.2] | - | - | - | 75 % 3 | 0 % 0 | 25 % 1 | 20.5 | 2 | -")
+    assert line.endswith("| 0 | F3 1, F6 2 |")
 
 
 def test_the_markdown_table_names_both_kinds_of_recovery_where_both_were_measured():

@@ -22,6 +22,7 @@ from gistdemo.results.summary import Entry
 from gistdemo.settings import PROJECT_DIR
 
 OLDEST = Path(__file__).parent / "data" / "old_evaluation"
+ROUGE = ("rouge1", "rouge2", "rougeL")
 SHIPPED = sorted((PROJECT_DIR / "assets" / "evaluations").iterdir())
 
 
@@ -31,6 +32,21 @@ def change(path: Path, **values) -> None:
 
 def change_lines(path: Path, changed) -> None:
     path.write_text("".join(json.dumps(changed(line)) + "\n" for line in read(path)), encoding="utf-8")
+
+
+def flat(line: dict, *others: str) -> dict:
+    """An answer as formats 1 and 2 have it. others: keys to be left out besides."""
+    scores = dict.fromkeys(ROUGE) | line["scores"]
+    return {key: value for key, value in line.items() if key not in ("scores", *others)} | scores
+
+
+def flat_entry(entry: dict) -> dict:
+    """An entry as formats 1 and 2 have it."""
+    found = entry["scores"]
+    means = {name: found[name]["mean"] if name in found else None for name in (*ROUGE, "rougeL_own")}
+    intervals = {name: [one["low"], one["high"]] for name, one in found.items()}
+    rest = {key: value for key, value in entry.items() if key != "scores"}
+    return rest | means | {"intervals": intervals, "scored": found["rougeL"]["n"]}
 
 
 # --- formats -------------------------------------------------------------------------------------------------------------
@@ -46,26 +62,46 @@ def test_answers_of_the_oldest_format_are_judged_anew_with_places():
         expected = assess(answer["text"], examples[answer["row"]])
         assert (answer["verdict"], answer["flags"]) == (expected.verdict, expected.codes) and not answer["blind"]
         assert [finding["code"] for finding in answer["findings"]] == [flag.code for flag in expected.flags]
-        same = ("checkpoint", "condition", "k", "row", "text", "tokens", "rougeL", "prompt_tokens")
+        same = ("checkpoint", "condition", "k", "row", "text", "tokens", "prompt_tokens")
         assert {key: answer[key] for key in same} == {key: before[key] for key in same}
+        assert answer["scores"] == pytest.approx({name: before[name] for name in ROUGE})
     assert any(finding["span"] for answer in answers for finding in answer["findings"])
 
 
 @pytest.mark.parametrize("folder", [OLDEST, *SHIPPED], ids=lambda folder: folder.name)
-def test_figures_of_format_1_stay_as_they_were_measured(folder):
+def test_figures_of_any_format_stay_as_they_were_measured(folder):
     found, kept = read_results(folder), json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))
-    assert found.results == kept | {"format": FORMAT}
+    assert {**found.results, "answers": 0} == {**kept, "answers": 0, "format": FORMAT}
+    flat_ones = list(map(flat_entry, found.results["answers"])) if kept["format"] < 3 else found.results["answers"]
+    assert flat_ones == kept["answers"]
+    assert all(
+        {*ROUGE, "rougeL_own"} - set(e["scores"]) == ({"rougeL_own"} if e["condition"] == "full" else set())
+        for e in found.results["answers"]
+    )
     assert [a["text"] for a in found.rows()] == [line["text"] for line in read(folder / "rows.jsonl")]
     assert found.examples() == read(folder / "examples.jsonl")
+
+
+def test_answers_and_figures_without_a_reference_have_no_score(tmp_path):
+    folder = measured.write(tmp_path / "one", format=2)
+    change_lines(folder / "rows.jsonl", lambda line: flat(line | {"scores": {}}))
+    entry = dict.fromkeys((*ROUGE, "rougeL_own")) | {"rougeL": 5.0, "scored": 1, "n": 2, "intervals": {}}
+    change(folder / "eval_results.json", answers=[entry, entry | {"rougeL": None, "rougeL_own": 7.0}])
+    found = read_results(folder)
+    assert all(answer["scores"] == {} and not {*ROUGE} & set(answer) for answer in found.rows())
+    assert [e["scores"] for e in found.results["answers"]] == [
+        {"rougeL": {"mean": 5.0, "low": 5.0, "high": 5.0, "n": 1}},
+        {"rougeL_own": {"mean": 7.0, "low": 7.0, "high": 7.0, "n": 2}},
+    ]
 
 
 def test_answers_of_format_1_that_have_their_findings_stay_as_they_are(tmp_path):
     """Where it was not kept whether the instruction was read, a finding of it tells."""
     folder = measured.write(tmp_path / "one", format=1)
-    fact = {"code": "F7", "evidence": "as it was worded then"}
-    without = lambda line: {key: value for key, value in line.items() if key != "blind"}  # noqa: E731
-    change_lines(folder / "rows.jsonl", lambda line: without(line) | {"facts": [fact] if line["condition"] == "none" else []})
-    kept = read(folder / "rows.jsonl")
+    fact, kept = {"code": "F7", "evidence": "as it was worded then"}, read(folder / "rows.jsonl")
+    change_lines(folder / "rows.jsonl", lambda line: flat(line, "blind") | {"facts": [fact] if line["condition"] == "none" else []})
+    change(folder / "eval_results.json", answers=[])
+    kept = [line | {"facts": [fact] if line["condition"] == "none" else []} for line in kept]
     assert read_results(folder).rows() == [line | {"blind": line["condition"] == "none"} for line in kept]
     change_lines(folder / "rows.jsonl", lambda line: line | {"blind": line["row"] == 0})
     assert read_results(folder).rows() == [line | {"blind": line["row"] == 0} for line in kept]
@@ -101,7 +137,10 @@ def test_any_other_format_is_refused_in_one_line(tmp_path, found):
     assert [one.id for one in find_evaluations([tmp_path])] == ["of today"], "one that cannot be read hides no other"
 
 
-FORMS = [{}, {"format": FORMAT}, {"format": FORMAT, "answers": [], "title": 3}, {"format": FORMAT, "answers": {}, "title": "x"}]
+ODD = 3, {"rougeL": 1.0, "intervals": 3}, {"rougeL": 1.0, "intervals": {"rougeL": 3}}, {"rougeL": 1.0, "scored": 1}
+FORMS = [{"format": 2, "answers": [entry], "title": "x"} for entry in ODD]
+FORMS += [{}, {"format": 1}, {"format": 2, "answers": {"of": "another form"}, "title": "x"}]
+FORMS += [{"format": FORMAT}, {"format": FORMAT, "answers": [], "title": 3}, {"format": FORMAT, "answers": {}, "title": "x"}]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '"format"', *map(json.dumps, FORMS)])
@@ -125,7 +164,7 @@ def test_what_is_kept_beside_a_checkpoint_is_lifted_when_it_is_added_to(tmp_path
     path = tmp_path / "evaluation.json"
     whole = kept_by(path)
     assert {entry["checkpoint"] for entry in whole["answers"]} == {"healthy"} and set(whole["recovery"]) == {"healthy"}
-    change(path, format=1)
+    change(path, format=2, answers=[flat_entry(entry) for entry in whole["answers"]])
     added = kept_by(path, answers=[], command="another")
     assert added == whole | {"recovery_command": "another"} and added["format"] == FORMAT
 
@@ -140,7 +179,7 @@ def test_figures_of_a_later_format_are_not_written_over(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"recovery": {"of": "another"}}'])
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"recovery": {"of": "another"}}', '{"format": 2, "answers": [3]}'])
 def test_what_is_none_of_ours_is_replaced(tmp_path, content):
     path = tmp_path / "evaluation.json"
     path.write_text(content)

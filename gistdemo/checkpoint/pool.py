@@ -135,15 +135,13 @@ class ModelPool:
         return LoadedBackbone(name, model, found.tokenizer, Engine(model, found.tokenizer), found.digest, found.kind)
 
     def _weights_of(self, row: ModelRow, progress: Progress) -> LoadedBackbone:
-        """The backbone of a row, or a copy of it with the checkpoint's own weights, packed."""
-        from gistdemo.model.packed import pack
-
+        """The backbone of a row, or a copy of it with the checkpoint's own weights, made ready to answer fast."""
         base = self._load(row.backbone, progress)
         if row.entry and row.entry.manifest and row.entry.manifest.has_weights:
             from gistdemo.checkpoint.store import load_weights
 
             load_weights(row.entry.manifest, row.entry.folder, base.model.model)
-        pack(base.model.model)
+        base.model.quicken()
         return base
 
     def _encoder(self, row: ModelRow, base: LoadedBackbone, made: dict[Template, PromptEncoder]) -> PromptEncoder:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import get_args
 
 from gistdemo.cli.output import Commands
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
-from gistdemo.generation import Sampling
+from gistdemo.generation import Precision, Sampling
 from gistdemo.grid import Cell, CompareRequest
+from gistdemo.metrics import SCORES
 from gistdemo.prompts import Example
 from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
@@ -19,7 +21,7 @@ def add(commands: Commands) -> None:
     p = commands.add_parser("compare", help="answer one instruction under every condition, as the Compare tab does")
     p.add_argument("instruction", help="what the model should do")
     p.add_argument("--input", default="", help="text the instruction works on")
-    p.add_argument("--reference", default="", help="a reference answer, for ROUGE")
+    p.add_argument("--reference", default="", help="a reference answer, for scores")
     p.add_argument(
         "--checkpoint",
         action="append",
@@ -34,6 +36,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     p.add_argument("--top-p", type=float, default=1.0, help="nucleus (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="seed of every row's own generator (default: %(default)s)")
+    p.add_argument("--precision", choices=get_args(Precision), default="exact", help="of what a CPU computes (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print the comparison as JSON")
     p.set_defaults(command=_compare)
 
@@ -47,7 +50,7 @@ def _compare(args: argparse.Namespace, settings: Settings) -> int:
         tuple(names),
         tuple(c.strip() for c in args.conditions.split(",") if c.strip()),
         args.k,
-        Sampling(args.max_new_tokens, args.temperature, args.top_p, args.seed),
+        Sampling(args.max_new_tokens, args.temperature, args.top_p, args.seed, args.precision),
     )
     cells: tuple[Cell, ...] = ()
     shown = ""
@@ -79,8 +82,7 @@ def _cell_text(cell: Cell) -> str:
         numbers.append(f"first token {cell.first_token_seconds:.2f} s")
     if cell.tokens_per_second is not None:
         numbers.append(f"{cell.tokens_per_second:.1f} tokens/s")
-    if cell.rouge:
-        numbers.append("ROUGE-1/2/L " + " / ".join(f"{cell.rouge[n]:.1f}" for n in ("rouge1", "rouge2", "rougeL")))
+    numbers += [f"{SCORES[name].label} {score:.1f}" for name, score in cell.scores.items()]
     flags = [
         f"  {flag.severity}: {flag.name.replace('_', ' ')}: {flag.evidence}" for flag in (*cell.diagnosis.flags, *cell.diagnosis.facts)
     ]

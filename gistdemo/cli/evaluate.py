@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_rows
 from gistdemo.cli.output import Commands, tell_queued
 from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import UsageError
+from gistdemo.generation import Precision
 from gistdemo.services import LOCAL, Services
 from gistdemo.settings import Settings
 
@@ -42,6 +43,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--most-tokens", type=int, default=100_000, help="keep rows with at most so many tokens to compress")
     p.add_argument("--allow-trained", action="store_true", help="measure rows the checkpoint was trained on too; every figure says so")
     p.add_argument("--no-recovery", dest="recovery", action="store_false", help="generate and score only")
+    p.add_argument("--precision", choices=get_args(Precision), default="exact", help="of the answers on a CPU (default: %(default)s)")
     p.add_argument("--keep", action="store_true", help="keep each checkpoint's figures beside it, as evaluation.json")
     p.set_defaults(command=_eval)
 
@@ -68,6 +70,7 @@ def _eval(args: argparse.Namespace, settings: Settings) -> int:
         args.most_tokens,
         args.allow_trained,
         args.recovery,
+        args.precision,
     )
     services = Services(settings)
     if args.queue:
@@ -82,11 +85,11 @@ def _eval(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_results(results: Results, answered: bool) -> None:
-    from gistdemo.results.summary import as_table
+    from gistdemo.present.markdown import flags_table
 
     seen = f", {results['rows_trained_on']} of them TRAINED ON" if results["rows_trained_on"] else ""
     names = ", ".join(results["request"]["checkpoints"])
-    print(f"{names}: {results['rows']} rows of {results['request']['data']}{seen}\n\n{as_table(results['answers']) if answered else ''}")
+    print(f"{names}: {results['rows']} rows of {results['request']['data']}{seen}\n\n{flags_table(results) if answered else ''}")
     for name, targets in results["recovery"].items():
         for target, figures in targets.items():
             parts = [f"k={k} {_number(row['recovery'])} (swapped {_number(row['swapped'])})" for k, row in figures["by_k"].items()]

@@ -91,7 +91,7 @@ def batches(request: EvaluationRequest, examples: Sequence[Example], subjects: S
 
 def answer(
     work: Sequence[Batch],
-    limit: int,
+    sampling: Sampling,
     folder: Path,
     on_batch: Callable[[int], None] = lambda done: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -105,7 +105,7 @@ def answer(
     with (folder / ROWS_FILE).open("a", encoding="utf-8") as rows, (folder / TIMINGS_FILE).open("a", encoding="utf-8") as timings:
         for number, batch in enumerate(work[ready:], ready + 1):
             began = time.perf_counter()
-            fresh = list(_answered(batch, limit))
+            fresh = list(_answered(batch, sampling))
             share = round((time.perf_counter() - began) / len(fresh), 4)
             times = [_times(one) | {"share_seconds": share} for one in fresh]
             for file, lines in ((timings, times), (rows, list(map(without_timings, fresh)))):
@@ -154,9 +154,9 @@ def _cut(path: Path, lines: int) -> None:
             file.truncate(size)
 
 
-def _answered(batch: Batch, limit: int) -> Iterator[Generated]:
+def _answered(batch: Batch, sampling: Sampling) -> Iterator[Generated]:
     rows = [batch.subject.loaded.row(items[0].plan) for items in batch.prompts]
-    for items, said in zip(batch.prompts, generate(batch.subject.base.engine, rows, limit), strict=True):
+    for items, said in zip(batch.prompts, generate(batch.subject.base.engine, rows, sampling), strict=True):
         for item in items:
             yield {
                 "checkpoint": batch.subject.name,
@@ -171,11 +171,11 @@ def _answered(batch: Batch, limit: int) -> Iterator[Generated]:
             }
 
 
-def generate(engine: Engine, rows: Sequence[EngineRow], limit: int) -> list[Said]:
-    """Greedy answers of one batch, with their times. Raises: RuntimeError: a row failed."""
+def generate(engine: Engine, rows: Sequence[EngineRow], sampling: Sampling) -> list[Said]:
+    """Answers of one batch, with their times. Raises: RuntimeError: a row failed."""
     said: list[Said] = [{"text": "", "finish_reason": None, "kv_bytes": 0, "tokens": 0} for _ in rows]
     seconds: list[list[float]] = [[] for _ in rows]
-    for event in engine.stream(rows, Sampling(limit)):
+    for event in engine.stream(rows, sampling):
         one = said[event.row]
         if isinstance(event, RowReady):
             one["kv_bytes"] = event.kv_bytes

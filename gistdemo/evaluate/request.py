@@ -9,11 +9,12 @@ import random
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import instruction_mark, read_rows, source_name
 from gistdemo.errors import DataError, PromptError, UsageError
+from gistdemo.generation import Precision, Sampling
 from gistdemo.model.fetching import HUB_ID
 from gistdemo.prompts import Example, PromptEncoder
 
@@ -34,6 +35,7 @@ class EvaluationRequest:
 
     conditions: to answer in; none where recovery alone is wanted. max_new_tokens: answer limit. recovery: measure NLL recovery too.
     allow_trained: measure rows whose instruction a checkpoint was trained on as well, and say so.
+    precision: of the answers; recovery is always exact.
     joined: compress instruction and input as one text. least_tokens, most_tokens: keep rows whose compressed text is that long.
     """
 
@@ -49,6 +51,7 @@ class EvaluationRequest:
     most_tokens: int = 100_000
     allow_trained: bool = False
     recovery: bool = True
+    precision: Precision = "exact"
 
     def __post_init__(self) -> None:
         problems = []
@@ -64,6 +67,8 @@ class EvaluationRequest:
             problems.append(f"rows is {self.rows} and max_new_tokens {self.max_new_tokens}; allowed are 0 or more, and 1 or more")
         if not self.conditions and not self.recovery:
             problems.append("neither conditions nor recovery are asked for; nothing would be measured")
+        if self.precision not in get_args(Precision):
+            problems.append(f"precision is '{self.precision}'; allowed are {', '.join(get_args(Precision))}")
         if problems:
             raise UsageError("Evaluation: " + "; ".join(problems) + ".")
 
@@ -83,6 +88,10 @@ class EvaluationRequest:
     def needs_gist(self) -> bool:
         return self.recovery or any(CONDITIONS[name].gist_from for name in self.conditions)
 
+    def sampling(self) -> Sampling:
+        """How every answer is computed: greedily."""
+        return Sampling(self.max_new_tokens, precision=self.precision)
+
     def settings(self) -> list[tuple[str, int]]:
         """Every (condition, k) to generate; k is 0 where the condition does not depend on it."""
         return [(name, k) for name in self.conditions for k in (self.ks if CONDITIONS[name].depends_on_k else (0,))]
@@ -97,7 +106,7 @@ class EvaluationRequest:
         parts += [f"--checkpoint {shlex.quote(name)}" for name in self.checkpoints]
         parts.append(f"--data {shlex.quote(self.data)} --rows {self.rows}")
         parts.append(f"--conditions {shlex.quote(','.join(self.conditions))} --k {','.join(map(str, self.ks))}")
-        for name in ("seed", "max_new_tokens", "least_tokens", "most_tokens"):
+        for name in ("seed", "max_new_tokens", "least_tokens", "most_tokens", "precision"):
             value = getattr(self, name)
             parts += [f"--{name.replace('_', '-')} {value}"] if value != getattr(EvaluationRequest, name) else []
         parts += ["--joined"] if self.joined else []

@@ -59,6 +59,8 @@ def evaluate(
     """
     keep_freed_memory()
     subjects, marks = _subjects(request, settings)
+    if request.precision != "exact" and any(s.base.model.precision(request.precision) == "exact" for s in subjects):
+        raise UsageError(f"Precision is '{request.precision}', which this machine has no kernel for; allowed is exact. Leave it out.")
     examples, trained_on = evaluation_rows(request, [s.loaded.encoder for s in subjects], marks)
     work = batches(request, examples, subjects)
     with_gist = [subject for subject in subjects if request.recovery and subject.loaded.manifest is not None]
@@ -73,7 +75,7 @@ def evaluate(
         return_freed_memory()
         report(ends[batch - 1], total)
 
-    answers = judged(answer(work, request.max_new_tokens, folder, answered, should_stop), examples)
+    answers = judged(answer(work, request.sampling(), folder, answered, should_stop), examples)
     write_lines(folder / ROWS_FILE, map(without_timings, answers))
     order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}  # as asked for
     answers.sort(key=lambda a: (order[a["checkpoint"], a["condition"], a["k"]], a["row"]))

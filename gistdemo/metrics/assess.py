@@ -7,14 +7,13 @@ facts that stand next to the verdict and are no part of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gistdemo.metrics.degeneration import Verdict, diagnose
 from gistdemo.metrics.flags import Flag
-from gistdemo.metrics.rouge import rouge
+from gistdemo.metrics.scores import scores_of
 from gistdemo.prompts import Example
 
-ROUGE = ("rouge1", "rouge2", "rougeL")
 NEVER_READ = "the instruction never reached the model: any other instruction gives it exactly the same prompt"
 
 
@@ -23,13 +22,13 @@ class Assessment:
     """What is to be said about one answer.
 
     verdict, flags: of the text (see `diagnose`). facts: F2 the limit cut it, F7 its instruction was never read, F10 it equals another
-    answer. scores: rouge1, rouge2, rougeL against the reference, F1 x 100; None without a reference.
+    answer. scores: see `scores_of`.
     """
 
     verdict: Verdict
     flags: tuple[Flag, ...] = ()
     facts: tuple[Flag, ...] = ()
-    scores: dict[str, float] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def codes(self) -> list[str]:
@@ -62,8 +61,7 @@ def assess(
         facts.append(Flag("F10", "identical_to_full", "info", None, "the same answer as with the full instruction"))
     if own and none_text is not None and own == _normalised(none_text):
         facts.append(Flag("F10", "identical_to_dropped", "info", None, "the same answer as with the instruction dropped"))
-    scores = rouge(text, example.output) if example.output.strip() else None
-    return Assessment(found.verdict, found.flags, tuple(facts), scores)
+    return Assessment(found.verdict, found.flags, tuple(facts), scores_of(text, example.output))
 
 
 def _normalised(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gistdemo.metrics import loop_checks, repetition_checks, text_checks
 from gistdemo.metrics.flags import Answer, Flag
@@ -13,14 +13,33 @@ Verdict = Literal["healthy", "warning", "degenerate"]
 VERDICTS: tuple[Verdict, ...] = ("healthy", "warning", "degenerate")
 BLIND_MIN_CHARACTERS = 30  # "Yes." is right for many instructions; equal answers of 30 characters and more: 0 in 211 Human rows
 
-_CHECKS = (
-    text_checks.empty,
-    loop_checks.loop,
-    repetition_checks.repetitive,
-    repetition_checks.prompt_echo,
-    text_checks.template_leak,
-    text_checks.garbled,
-    text_checks.wrong_language,
+
+class Kind(NamedTuple):
+    """A kind of finding.
+
+    code, name: as in `Flag`. words: what stands beside a mark. more: what they mean. check: finds it in one text; None: `assess` tells it
+    from what else is known.
+    """
+
+    code: str
+    name: str
+    words: str
+    more: str
+    check: Callable[[Answer], Iterator[Flag]] | None = None
+
+
+FLAGS = (
+    Kind("F1", "empty", "empty answer", "no text at all", text_checks.empty),
+    Kind("F2", "hit_limit", "reached the limit", "cut before it ended by itself"),
+    Kind("F3", "loop", "loop", "the same stretch of text over and over", loop_checks.loop),
+    Kind("F4", "repetitive", "repetitive", "few different words for its length", repetition_checks.repetitive),
+    Kind("F5", "prompt_echo", "echoes the prompt", "its words are those of what was asked", repetition_checks.prompt_echo),
+    Kind("F6", "template_leak", "prompt labels leak into the answer", "such as 'Instruction:'", text_checks.template_leak),
+    Kind("F7", "instruction_blind", "blind to the instruction", "other instructions get the same answer"),
+    Kind("F8", "garbled", "garbled", "hardly any words", text_checks.garbled),
+    Kind("F9", "wrong_language", "other script than asked", "letters that no language in the prompt calls for", text_checks.wrong_language),
+    Kind("F10", "identical_to_full", "same as the full prompt's answer", "what was left out of the prompt changed nothing"),
+    Kind("F10", "identical_to_dropped", "same as without the instruction", "what was left of it in the prompt changed nothing"),
 )
 _SEVERITY_ORDER = {"fail": 0, "warn": 1, "info": 2}
 
@@ -48,7 +67,7 @@ def diagnose(text: str, instruction: str | None = None, input: str | None = None
     "'Output: www' x 14, 56 of 56 words and signs, to the end of the text"
     """
     answer = Answer(text, instruction, input or "")
-    flags = [flag for check in _CHECKS for flag in check(answer)]
+    flags = [flag for kind in FLAGS if kind.check for flag in kind.check(answer)]
     flags.sort(key=lambda flag: _SEVERITY_ORDER[flag.severity])  # stable: F1 before F3 within one severity
     severities = {flag.severity for flag in flags}
     verdict: Verdict = "degenerate" if "fail" in severities else "warning" if "warn" in severities else "healthy"

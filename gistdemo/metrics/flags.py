@@ -54,20 +54,6 @@ NAMES_A_LANGUAGE = re.compile(
 )
 
 
-FLAGS = {
-    "F1": "empty: no answer at all",
-    "F2": "reached the limit: cut before it ended by itself",
-    "F3": "loop: the same stretch of text over and over",
-    "F4": "repetitive: few different words for its length",
-    "F5": "echoes the prompt instead of answering it",
-    "F6": "prompt labels such as 'Instruction:' leak into the answer",
-    "F7": "blind to the instruction: other instructions get the same answer",
-    "F8": "garbled: hardly any words",
-    "F9": "another script than the one asked for",
-    "F10": "the same answer as with the full prompt, or without the instruction",
-}
-
-
 class Finding(TypedDict):
     """A flag in JSON. span: [start, stop]."""
 

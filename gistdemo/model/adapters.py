@@ -24,8 +24,10 @@ from torch.nn.functional import linear
 from gistdemo.model.adapter_files import key, lora_config, read_adapter, write_adapter
 from gistdemo.model.lora_targets import FEED_FORWARD, choose_targets, in_attention, last_part
 
+Route = slice | list[int]  # rows of a batch
 
-def _routes(rows: Sequence[str | None]) -> list[tuple[slice | list[int], str]]:
+
+def routes(rows: Sequence[str | None]) -> list[tuple[Route, str]]:
     """Rows of each adapter: a slice where they stand together (no copy), else their numbers."""
     found = []
     for name in dict.fromkeys(name for name in rows if name is not None):
@@ -61,7 +63,7 @@ class AdapterHost:
         self.lock = threading.RLock()
         self._peft: Any = None  # a PeftModel while adapters are on; torch's types know nothing of the methods it passes on
         self._active: str | None = None  # how PEFT's modules stand now; read and changed under the lock
-        self._routes: list[tuple[slice | list[int], str]] = []  # rows and their adapter, during one mixed forward pass
+        self._routes: list[tuple[Route, str]] = []  # rows and their adapter, during one mixed forward pass
         self._hooked: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @property
@@ -93,6 +95,13 @@ class AdapterHost:
     def parameters(self, name: str) -> dict[str, Any]:
         """Parameters of one adapter by their full name."""
         return {n: p for n, p in self.model.named_parameters() if f".{name}." in n and "lora_" in n}
+
+    def tensors(self, name: str) -> dict[str, tuple[Tensor, Tensor]]:
+        """A (in, rank) and B (rank, out), the latter scaled, of every layer that has this adapter, by its path: x gets x @ A @ B added."""
+        down, up = (
+            {path: weight.detach().T for path, part, weight in self._weights(name) if part == wanted} for wanted in ("lora_A", "lora_B")
+        )
+        return {path: (down[path], up[path] * self.model.get_submodule(path).scaling[name]) for path in down}
 
     def save(self, name: str, folder: Path) -> None:
         """Write one adapter in PEFT's format, directly in `folder`, as fp16."""
@@ -128,7 +137,7 @@ class AdapterHost:
                 self._activate(rows[0])
                 return run(**inputs)
             self._activate(None)
-            self._routes = _routes(rows)
+            self._routes = routes(rows)
             try:
                 return run(**inputs)
             finally:

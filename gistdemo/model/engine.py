@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from gistdemo.errors import one_line
 from gistdemo.generation import FinishReason, RowReady, Sampling, TokenEvent
+from gistdemo.model.decoding import Decoding
 from gistdemo.model.gist_cache import GistCache, keys_and_values, stack
 from gistdemo.model.gist_model import Compression, GistModel, gist_row, pad_left
+from gistdemo.model.packed import computing
 from gistdemo.model.sampling import choose, row_generators
 from gistdemo.prompts import PromptPlan
 
@@ -101,22 +102,17 @@ class TextStream:
 
 @dataclass
 class _Batch:
-    """The rows still running, in batch order. `indices` are the caller's row numbers."""
+    """The rows still running, in batch order. `indices` are the caller's row numbers. last: (B,) ids to feed next."""
 
     indices: list[int]
-    cache: DynamicCache
-    mask: Tensor  # (B, P + T) int64
-    positions: Tensor  # (B, P + T) int64, of every place in the cache
-    adapters: list[str | None]
-    last: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (B,) ids to feed next
+    decoding: Decoding
+    last: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all rows but these (numbers within the batch), so that finished rows cost nothing."""
-        index = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(index)
-        self.mask, self.positions, self.last = self.mask[index], self.positions[index], self.last[index.cpu()]
+        """Drop all rows but these (numbers within the batch)."""
+        self.decoding.keep(rows)
+        self.last = self.last[rows]
         self.indices = [self.indices[n] for n in rows]
-        self.adapters = [self.adapters[n] for n in rows]
 
 
 class Engine:
@@ -145,8 +141,9 @@ class Engine:
         def end(row: int, reason: FinishReason, error: str | None = None) -> TokenEvent:
             return TokenEvent(row, None, texts[row].flush(), reason, time.perf_counter() - began, error)
 
-        with TURNS:
-            batch, ready, failed, logits = self._start(rows)
+        greedy = sampling.temperature == 0
+        with TURNS, computing(sampling.precision):
+            batch, ready, failed, logits = self._start(rows, greedy)
         seconds = time.perf_counter() - began
         yield from (RowReady(row, size, seconds) for row, size in ready)
         yield from (end(row, "error", text) for row, text in failed.items())
@@ -156,8 +153,8 @@ class Engine:
                 return
             if logits is None:
                 try:
-                    with TURNS:
-                        logits = self._step(batch)
+                    with TURNS, computing(sampling.precision):
+                        logits = self._step(batch, greedy)
                 except Exception as error:
                     log.exception("decoding failed")
                     yield from (end(row, "error", one_line(error)) for row in batch.indices)
@@ -186,7 +183,7 @@ class Engine:
                 return
 
     @torch.inference_mode()
-    def _start(self, rows: Sequence[EngineRow]) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str], Tensor | None]:
+    def _start(self, rows: Sequence[EngineRow], greedy: bool) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str], Tensor | None]:
         """Compress, stack, read the prompts. Returns the batch, (row, kv bytes), failures by row, and the first logits."""
         caches, failed = self._compress_each(rows)
         known = {None, *self.model.adapters.names}
@@ -195,13 +192,11 @@ class Engine:
         if not alive:
             return None, [], failed, None
         try:
-            batch, logits = self._prefill([rows[n] for n in alive], stack([caches[n] for n in alive]), alive)
+            decoding, sizes, logits = self._prefill([rows[n] for n in alive], stack([caches[n] for n in alive]), greedy)
         except Exception as error:
             log.exception("reading the prompts failed")
             return None, [], failed | dict.fromkeys(alive, one_line(error)), None
-        keys, values = keys_and_values(batch.cache)
-        per_position = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (*keys, *values))
-        return batch, [(row, per_position * int(n)) for row, n in zip(alive, batch.mask.sum(1), strict=True)], failed, logits
+        return _Batch(alive, decoding), list(zip(alive, sizes, strict=True)), failed, logits
 
     def _compress_each(self, rows: Sequence[EngineRow]) -> tuple[dict[int, GistCache], dict[int, str]]:
         """Phase 1 of every row that has one: in one batch, or one by one when the batch fails, to find out which row it is."""
@@ -226,16 +221,16 @@ class Engine:
         together = self.model.compress([row.compression() for row in rows.values()])
         return {n: together.row(at) for at, n in enumerate(rows)}
 
-    def _prefill(self, rows: Sequence[EngineRow], cache: GistCache, indices: list[int]) -> tuple[_Batch, Tensor]:
+    def _prefill(self, rows: Sequence[EngineRow], start: GistCache, greedy: bool) -> tuple[Decoding, list[int], Tensor]:
+        """Read the prompts on top of what is compressed. Returns the rows, the bytes of their keys and values, and the first logits."""
         ids, mask = pad_left([row.plan.prompt_ids for row in rows], self.model.device)
-        adapters = [row.decode_adapter for row in rows]
-        batch = _Batch(indices, cache.to_dynamic_cache(self.model.config), *cache.followed_by(mask), adapters)
-        logits = self.model.next_logits(adapters, ids, batch.mask, batch.positions, batch.cache)
-        return batch, logits
+        adapters, cache = [row.decode_adapter for row in rows], start.to_dynamic_cache(self.model.config)
+        places, positions = start.followed_by(mask)
+        logits = self.model.next_logits(adapters, ids, places, positions, cache, greedy)
+        keys, values = keys_and_values(cache)
+        per_place = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (*keys, *values))
+        return self.model.decoding(adapters, places, positions, cache), [per_place * int(n) for n in places.sum(1)], logits
 
     @torch.inference_mode()
-    def _step(self, batch: _Batch) -> Tensor:
-        batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], 1)
-        batch.positions = torch.cat([batch.positions, batch.positions[:, -1:] + 1], 1)
-        ids = batch.last.to(batch.mask.device)[:, None]
-        return self.model.next_logits(batch.adapters, ids, batch.mask, batch.positions, batch.cache)
+    def _step(self, batch: _Batch, greedy: bool) -> Tensor:
+        return batch.decoding.next_logits(batch.last.to(self.model.device), greedy)

@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from gistdemo.generation import Precision
 from gistdemo.model.adapters import AdapterHost
+from gistdemo.model.decoding import Decoding, StockDecoding
 from gistdemo.model.gist_cache import GistCache, empty_cache, keys_and_values
 from gistdemo.model.head import logits_of
+from gistdemo.model.llama_step import LlamaDecoding, LlamaStep, fits
+from gistdemo.model.packed import FAST_KERNEL, Packed, pack
 from gistdemo.model.window import attention_masks, growing_cache
 from gistdemo.prompts import PromptPlan
 
@@ -86,6 +90,23 @@ class GistModel:
         self.model = model
         self.config = model.config
         self.adapters = AdapterHost(model)
+        self._step: LlamaStep | None = None
+
+    def quicken(self) -> None:
+        """Make a model whose weights have their last value ready to answer fast: packed products and, where they fit, steps of its own."""
+        pack(self.model)
+        self._step = LlamaStep(self.model, self.adapters) if fits(self.model) else None
+
+    def precision(self, asked: Precision) -> Precision:
+        """How products are computed when this is asked for: exactly where the weights or the processor allow nothing else."""
+        packed = isinstance(self.model.get_output_embeddings().forward, Packed)
+        return asked if packed and FAST_KERNEL else "exact"
+
+    def decoding(self, adapters: Sequence[str | None], mask: Tensor, positions: Tensor, cache: DynamicCache) -> Decoding:
+        """Rows whose prompts are in the cache, ready to be answered. mask, positions: (B, T) int64, of its places."""
+        if self._step is None:
+            return StockDecoding(self, adapters, mask, positions, cache)
+        return LlamaDecoding(self._step, adapters, mask, positions, cache)
 
     @property
     def device(self) -> torch.device:
@@ -201,21 +222,23 @@ class GistModel:
         targets = torch.cat([torch.as_tensor(list(answer)) for answer in answers]).to(self.device)
         return logits_of(self.model, hidden[predicts], among), targets
 
-    def next_logits(self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    def next_logits(
+        self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, greedy: bool = False
+    ) -> Tensor:
         """Phase 2, one stretch of decoding: append ids (B, T) to the cache and return the last position's logits (B, V) in fp32.
 
         mask, positions: (B, P + T) int64 over cache and ids; without sliding layers the last T positions are enough. The cache
-        grows in place.
+        grows in place. greedy: only the largest of each row will be looked at.
         """
         width = ids.shape[1]
         output = self.adapters.forward(
             adapters,
+            head=False,
             input_ids=ids,
             attention_mask=self._masks(mask, positions, width),
             position_ids=positions[:, -width:],
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
         )
-        logits: Tensor = output.logits
-        return logits[:, -1].float()
+        hidden: Tensor = output.last_hidden_state[:, -1]
+        return logits_of(self.model, hidden).float() if self._step is None else self._step.logits(hidden, greedy)

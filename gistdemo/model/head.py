@@ -26,6 +26,11 @@ def logits_of(model: Any, hidden: Tensor, among: Tensor | None = None) -> Tensor
         logits = head(hidden)
     else:
         logits = linear(hidden, head.weight[among], None if head.bias is None else head.bias[among])
+    return finished(logits, config)
+
+
+def finished(logits: Tensor, config: Any) -> Tensor:
+    """What the head gave, scaled and capped as the model of this config does it."""
     return _capped(_scaled(logits, config), getattr(config, "final_logit_softcapping", None))
 
 

@@ -1,23 +1,31 @@
-"""Which answers the table of the Evaluate tab lists, and in which order."""
+"""Which answers the table of the Evaluate tab lists, in which order and with which columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from gistdemo.metrics import MAIN, SCORES
 from gistdemo.results.answer import Answer
 
-HEADERS = ["#", "instruction", "ROUGE-L", "− full", "verdict", "flags", "prompt", "answer"]
-ORDERS: dict[
-    str, tuple[Literal["row", "gain", "rougeL", "instruction_tokens"], int]
-] = {  # by which value of an answer; its sign says whether the lowest or the highest comes first
-    "as in the source": ("row", 1),
-    "best against full": ("gain", -1),
-    "worst against full": ("gain", 1),
-    "highest ROUGE-L": ("rougeL", -1),
-    "lowest ROUGE-L": ("rougeL", 1),
-    "longest instruction": ("instruction_tokens", -1),
+COLUMNS = (  # head, kind and width, as the page's table takes them; `_values` says what stands in them
+    ("#", "number", "46px"),
+    ("instruction", "str", "46%"),
+    *((score.label, "number", "92px") for score in SCORES.values() if score.listed),
+    ("− full", "number", "76px"),
+    ("verdict", "str", "110px"),
+    ("flags", "str", "14%"),
+    ("prompt", "number", "80px"),
+    ("answer", "number", "80px"),
+)
+ORDERS = {  # by which value; its sign says whether the lowest or the highest comes first
+    "as in the source": ("#", 1),
+    "best against full": ("− full", -1),
+    "worst against full": ("− full", 1),
+    f"highest {MAIN.label}": (MAIN.label, -1),
+    f"lowest {MAIN.label}": (MAIN.label, 1),
+    "longest instruction": ("instruction tokens", -1),
 }
 MOST = 300  # lines at a time; search and filters narrow them
 
@@ -34,36 +42,37 @@ class Filter:
     text: str = ""
 
 
-class _Listed(Answer):
-    """An answer with its ROUGE-L over that of the full prompt."""
-
-    gain: float | None
-
-
 def answer_rows(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], wanted: Filter) -> list[list[Any]]:
-    """Lines of the table, at most MOST: number from 1, instruction, ROUGE-L, gain over the full prompt, verdict, flags, tokens."""
+    """Lines of the table, at most MOST: a value per column. Rows count from 1."""
     gained = gains(rows, wanted.checkpoint, wanted.condition, wanted.k)
-    found: list[_Listed] = []
+    found: list[dict[str, Any]] = []
     for r in rows:
         if (r["checkpoint"], r["condition"]) != (wanted.checkpoint, wanted.condition) or r["k"] not in (0, wanted.k):
             continue
         texts = " ".join((*examples[r["row"]].values(), r["text"], *r["flags"]))
         if wanted.text.lower() in texts.lower() and wanted.verdict in ("", r["verdict"]):
-            found.append({**r, "gain": gained.get(r["row"])})
+            found.append(_values(r, examples[r["row"]]) | {"− full": gained.get(r["row"])})
     name, sign = ORDERS[wanted.order]
-    found.sort(key=lambda r: (r[name] is None, sign * (r[name] or 0), r["row"]))  # unknown values last, equal ones as in the source
-    return [_line(r, examples[r["row"]]) for r in found[:MOST]]
+    found.sort(key=lambda r: (r[name] is None, sign * (r[name] or 0), r["#"]))  # unknown values last, equal ones as in the source
+    return [[round(r[head], 1) if isinstance(r[head], float) else r[head] for head, *_ in COLUMNS] for r in found[:MOST]]
+
+
+def _values(answer: Answer, example: Mapping[str, str]) -> dict[str, Any]:
+    """What is shown of an answer, and what it is sorted by."""
+    return {score.label: answer["scores"].get(score.name) for score in SCORES.values()} | {
+        "#": answer["row"] + 1,
+        "instruction": example["instruction"] + (f" | {example['input'][:60]}" if example["input"] else ""),
+        "instruction tokens": answer["instruction_tokens"],
+        "verdict": answer["verdict"],
+        "flags": " ".join(answer["flags"]),
+        "prompt": answer["prompt_tokens"],
+        "answer": answer["tokens"],
+    }
 
 
 def gains(rows: Sequence[Answer], checkpoint: str, condition: str, k: int) -> dict[int, float]:
-    """ROUGE-L over that of the full prompt, by row (from 0); rows without a score in either condition are left out."""
-    scored = [(r, score) for r in rows if r["checkpoint"] == checkpoint and (score := r["rougeL"]) is not None]
+    """`MAIN` score over that of the full prompt, by row (from 0); rows without a score in either condition are left out."""
+    scored = [(r, r["scores"][MAIN.name]) for r in rows if r["checkpoint"] == checkpoint and MAIN.name in r["scores"]]
     full = {r["row"]: score for r, score in scored if r["condition"] == "full"}
     wanted = ((r["row"], score) for r, score in scored if r["condition"] == condition and r["k"] in (0, k))
     return {row: score - full[row] for row, score in wanted if row in full}
-
-
-def _line(answer: _Listed, example: Mapping[str, str]) -> list[Any]:
-    text = example["instruction"] + (f" | {example['input'][:60]}" if example["input"] else "")
-    scores = [None if value is None else round(value, 1) for value in (answer["rougeL"], answer["gain"])]
-    return [answer["row"] + 1, text, *scores, answer["verdict"], " ".join(answer["flags"]), answer["prompt_tokens"], answer["tokens"]]

@@ -9,10 +9,13 @@ from markupsafe import Markup
 
 from gistdemo.checkpoint.manifest import Manifest
 from gistdemo.checkpoint.registry import Entry
+from gistdemo.errors import DataError
+from gistdemo.metrics import MAIN
 from gistdemo.model.embedded import EMBEDDED
-from gistdemo.present.entries import name_of, share_of
+from gistdemo.present.entries import mean_of, name_of, share_of
 from gistdemo.present.markup import MARKS, draw, number
 from gistdemo.present.panels import note, notices
+from gistdemo.results.migrations import Content, lifted
 
 SHOWN_K = 4  # where one budget has to stand for all
 TARGETS = {
@@ -22,7 +25,7 @@ TARGETS = {
     "long_own_answers": "long text, the model's own answers",
 }
 # training and recovery are notes: another trainer may write others, and an imported checkpoint anything
-NOT_OURS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+NOT_OURS = (DataError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 Table = tuple[str, list[str], list[tuple[str, list[str]]]]  # caption, heads, lines of a head and values
 
 
@@ -55,7 +58,7 @@ def _training(record: dict[str, Any]) -> str:
 def _tables(entry: Entry) -> Iterator[Table]:
     """Verdicts, then recovery for each kind of answers; what cannot be read is left out."""
     try:
-        yield _verdicts(entry.evaluation() or {})
+        yield _verdicts(lifted(Content(entry.evaluation() or {}), entry.name).results)
     except NOT_OURS:
         pass
     for target, title in TARGETS.items():
@@ -71,8 +74,8 @@ def _verdicts(found: dict[str, Any]) -> Table:
     for e in found["answers"]:
         if e["k"] in (0, SHOWN_K):
             title = name_of(e["condition"]) + (f", k = {e['k']:d}" if e["k"] else "")
-            lines.append((title, [number(e.get("rougeL")), *(share_of(e, verdict, 0) for verdict in MARKS)]))
-    heads = ["", "ROUGE-L", *(f"{mark} {verdict}" for verdict, mark in MARKS.items())]
+            lines.append((title, [mean_of(e, MAIN.name).text, *(share_of(e, verdict, 0) for verdict in MARKS)]))
+    heads = ["", MAIN.label, *(f"{mark} {verdict}" for verdict, mark in MARKS.items())]
     return f"Greedy answers to {found['rows']:d} rows not trained on", heads, lines
 
 

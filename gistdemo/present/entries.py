@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.present.markup import Value, number
-from gistdemo.results.answer import Score
 from gistdemo.results.evaluation import RecoveryAt, Results
-from gistdemo.results.summary import Entry, Mean
+from gistdemo.results.summary import Entry
 
-SCORES: dict[Score, str] = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 TARGETS = {"references": "ref", "own_answers": "own"}  # whose answers recovery is measured on
 
 
@@ -47,18 +45,16 @@ def title_of(entry: Entry) -> str:
     return name_of(entry["condition"]) + (f", k={entry['k']}" if entry["k"] else "")
 
 
-def mean_of(e: Entry, name: Mean, strong: bool = False) -> Value:
-    """A mean and, in brackets, its interval where there is one."""
-    if e.get(name) is None:
-        return Value()
-    ends = e.get("intervals", {}).get(name)
-    return Value(f"{e[name]:.1f}", f"[{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "", strong)
+def mean_of(e: Entry, name: str, strong: bool = False) -> Value:
+    """The mean of a score and, in brackets, its interval."""
+    found = e["scores"].get(name)
+    return Value(f"{found['mean']:.1f}", "[{low:.1f}, {high:.1f}]".format(**found), strong) if found else Value()
 
 
-def gap_of(e: Entry, other: str, form: str = "[{low:+.1f}, {high:+.1f}]") -> Value:
-    """Mean difference to another condition, row by row, and its interval. form: of the interval; n: how many rows."""
-    gap = e.get("paired", {}).get(other)
-    return Value(f"{gap['mean']:+.1f}", form.format(**gap)) if gap else Value()
+def gap_of(e: Entry, other: str) -> Value:
+    """Mean difference to another condition, row by row, and its interval."""
+    gap = e["paired"].get(other)
+    return Value(f"{gap['mean']:+.1f}", "[{low:+.1f}, {high:+.1f}]".format(**gap)) if gap else Value()
 
 
 def share_of(e: Entry, verdict: str, digits: int = 1) -> str:

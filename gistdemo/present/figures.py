@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
-from gistdemo.present.entries import Shown, by_checkpoint, name_of, title_of
+from gistdemo.conditions import CONDITIONS
+from gistdemo.metrics import MAIN
+from gistdemo.present.entries import Shown, by_checkpoint, entries_of, name_of, title_of
 from gistdemo.present.markup import visible
 from gistdemo.results.answer import Answer
 from gistdemo.results.evaluation import Recoveries, Results
@@ -25,6 +27,7 @@ VERDICTS = {"healthy": "#2a9d74", "warning": "#cc7f05", "degenerate": "#c0262e"}
 VERDICT_SYMBOLS = {"healthy": "circle", "warning": "triangle-up", "degenerate": "square"}
 LENGTHS = ((1, 7, "1-7"), (8, 15, "8-15"), (16, 29, "16-29"), (30, 10**9, "30+"))  # instruction tokens: lowest, highest, label
 DASHES = {"gist": "solid", "truncated": "dot", "full": "dash", "none": "dashdot"}
+OTHER_DASH = "longdash"  # of conditions that are not named there
 TARGETS = {"references": "circle", "own_answers": "diamond-open"}  # whose answers recovery is measured on
 Gist = Literal["recovery", "swapped"]
 GISTS: dict[Gist, str] = {"recovery": "own gist", "swapped": "another row's gist"}
@@ -75,54 +78,52 @@ def plain(text: object) -> str:
     return html.escape(visible(text), quote=False)
 
 
-def rouge_bars(results: Results, k: int | None = None) -> Any:
-    """Mean ROUGE-L by condition with 95 % intervals, a colour per checkpoint. k: of one budget only."""
+def score_bars(results: Results, k: int | None = None) -> Any:
+    """Mean `MAIN` score by condition with 95 % intervals, a colour per checkpoint. k: of one budget only."""
     figure, drawn = new_figure(), list[int]()
     for number, (name, entries) in enumerate(by_checkpoint(results).items()):
-        known = [(e, mean) for e in _at(entries, k) if (mean := e["rougeL"]) is not None]
-        bars = [(e, mean, *e.get("intervals", {}).get("rougeL", (mean, mean))) for e, mean in known]
-        error = {"array": [high - mean for _, mean, _, high in bars], "arrayminus": [mean - low for _, mean, low, _ in bars]}
-        hover = [f"{plain(title_of(e))}: {mean:.1f} [{low:.1f}, {high:.1f}], n = {e['scored']}" for e, mean, low, high in bars]
+        bars = [(e, score) for e in _at(entries, k) if (score := e["scores"].get(MAIN.name))]
+        error = {"array": [s["high"] - s["mean"] for _, s in bars], "arrayminus": [s["mean"] - s["low"] for _, s in bars]}
+        hover = [plain(title_of(e)) + ": {mean:.1f} [{low:.1f}, {high:.1f}], n = {n}".format(**score) for e, score in bars]
         look = _look(name, number) | {"hovertext": hover, "error_y": error | {"thickness": 1.2, "color": INK}}
-        if known:
-            figure.add_bar(x=[_narrow(e) for e, _ in known], y=[mean for _, mean in known], **look)
-        drawn += [e["scored"] for e, _ in known]
+        if bars:
+            figure.add_bar(x=[_narrow(e) for e, _ in bars], y=[score["mean"] for _, score in bars], **look)
+        drawn += [score["n"] for _, score in bars]
     if not drawn:
-        return empty("No answer has a reference: there is no ROUGE.")
+        return empty("No answer has a reference: there is no score.")
     figure.update_xaxes(type="category")
     figure.update_layout(showlegend=True)  # it names the checkpoint, be there only one
-    return styled(figure, y_title=f"ROUGE-L, {_n(drawn)}")
+    return styled(figure, y_title=f"{MAIN.label}, {_n(drawn)}")
 
 
 def quality_by_k(results: Results) -> Any:
-    """ROUGE-L of gist and truncation against k; full prompt and no instruction as level lines."""
+    """`MAIN` score of gist and truncation against k; what does not depend on k, such as the full prompt, as level lines."""
     figure = new_figure()
-    groups = [
-        (name, [e for e in found if e["rougeL"] is not None and e["condition"] in DASHES]) for name, found in by_checkpoint(results).items()
-    ]
-    known = [e for _, entries in groups for e in entries]
-    by_k = [e for e in known if e["k"]]
+    dashes = {name: DASHES.get(name, OTHER_DASH) for name, c in CONDITIONS.items() if c.gist_from != "nothing"}  # a blind gist is no choice
+    known = [(e, score) for e in entries_of(results) if (score := e["scores"].get(MAIN.name)) and e["condition"] in dashes]
+    by_k = [(e, score) for e, score in known if e["k"]]
     if not by_k:
         return empty("No gist or truncation was measured against references.")
-    ticks = _ticks(e["k"] for e in by_k)
-    for number, (name, entries) in enumerate((name, entries) for name, entries in groups if entries):
+    ticks = _ticks(e["k"] for e, _ in by_k)
+    for number, name in enumerate(dict.fromkeys(e["checkpoint"] for e, _ in known)):
         first = True
-        for condition, dash in DASHES.items():
-            line = sorted((e for e in entries if e["condition"] == condition), key=lambda e: e["k"])
+        for condition, dash in dashes.items():
+            mine = [(e, score) for e, score in known if (e["checkpoint"], e["condition"]) == (name, condition)]
+            line = sorted(mine, key=lambda pair: pair[0]["k"])
             if not line:
                 continue
-            hover = [f"{plain(title_of(e))}: {e['rougeL']:.1f}, n = {e['scored']}" for e in line]
-            xs, ys = [e["k"] for e in line], [e["rougeL"] for e in line]
-            level = condition in ("full", "none")
+            hover = [f"{plain(title_of(e))}: {s['mean']:.1f}, n = {s['n']}" for e, s in line]
+            xs, ys = [e["k"] for e, _ in line], [s["mean"] for _, s in line]
+            level = not CONDITIONS[condition].depends_on_k
             if level:
                 xs, ys, hover = [ticks[0], ticks[-1]], ys[:1] * 2, hover[:1] * 2
             stroke = {"color": _colour(number), "dash": dash, "width": 1 if level else 2}
             look = _look(name, number, symbol=True) | {"line": stroke, "mode": "lines" if level else "lines+markers"}
             figure.add_scatter(x=xs, y=ys, hovertext=hover, showlegend=first, **look)
             first = False
-    present = {e["condition"] for e in known}
-    _explain(figure, "lines", {name_of(c): {"dash": dash} for c, dash in DASHES.items() if c in present})
-    return _over_budgets(styled(figure, "k", f"ROUGE-L, {_n(e['scored'] for e in by_k)}", 400), ticks)
+    present = {e["condition"] for e, _ in known}
+    _explain(figure, "lines", {name_of(c): {"dash": dash} for c, dash in dashes.items() if c in present})
+    return _over_budgets(styled(figure, "k", f"{MAIN.label}, {_n(s['n'] for _, s in by_k)}", 400), ticks)
 
 
 def recovery_by_k(results: Results) -> Any:
@@ -189,8 +190,8 @@ def verdict_shares(results: Results, k: int | None = None) -> Any:
     return styled(figure, f"% of answers, {_n(e['n'] for _, _, e in bars_at)}", height=110 + 23 * len(lines))
 
 
-def rouge_by_length(rows: Sequence[Answer], checkpoint: str | None, k: int) -> Any:
-    """Mean ROUGE-L by length of the instruction, a line per condition, of one checkpoint at one budget."""
+def score_by_length(rows: Sequence[Answer], checkpoint: str | None, k: int) -> Any:
+    """Mean `MAIN` score by length of the instruction, a line per condition, of one checkpoint at one budget."""
     figure, most = new_figure(), dict.fromkeys((label for *_, label in LENGTHS), 0)
     mine = [(r["condition"], r["instruction_tokens"], score) for r, score in _scored(rows, checkpoint, k) if r["instruction_tokens"]]
     if not mine:
@@ -207,11 +208,11 @@ def rouge_by_length(rows: Sequence[Answer], checkpoint: str | None, k: int) -> A
         figure.add_scatter(x=list(found), y=[fmean(scores) for scores in found.values()], hovertext=hover, **look)
     ticks = {"tickvals": list(most), "ticktext": [f"{label}<br>n = {count}" for label, count in most.items()]}
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(most), **ticks)
-    return styled(figure, f"instruction tokens ({plain(checkpoint)}, k = {k})", "ROUGE-L", 340)
+    return styled(figure, f"instruction tokens ({plain(checkpoint)}, k = {k})", MAIN.label, 340)
 
 
 def gist_against_full(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], checkpoint: str | None, k: int) -> Any:
-    """ROUGE-L of the gist against that of the full prompt, a point per example; customdata holds its number (from 0)."""
+    """`MAIN` score of the gist against that of the full prompt, a point per example; customdata holds its number (from 0)."""
     scored = _scored(rows, checkpoint, k)
     full, gist = ({r["row"]: score for r, score in scored if r["condition"] == condition} for condition in ("full", "gist"))
     verdicts = {r["row"]: r["verdict"] for r, _ in scored if r["condition"] == "gist"}
@@ -229,13 +230,13 @@ def gist_against_full(rows: Sequence[Answer], examples: Sequence[Mapping[str, st
     figure.add_shape(type="line", x0=0, y0=0, x1=top, y1=top, line={"color": INK, "width": 1, "dash": "dot"})
     figure.update_xaxes(range=[-2, top + 2])
     figure.update_yaxes(range=[-2, top + 2])
-    return styled(figure, f"ROUGE-L, full prompt ({plain(checkpoint)})", f"ROUGE-L, gist k = {k}, n = {len(both)}", 420)
+    return styled(figure, f"{MAIN.label}, full prompt ({plain(checkpoint)})", f"{MAIN.label}, gist k = {k}, n = {len(both)}", 420)
 
 
 def _scored(rows: Sequence[Answer], checkpoint: str | None, k: int) -> list[tuple[Answer, float]]:
-    """The answers of a checkpoint at a budget that have a reference, with their ROUGE-L."""
+    """The answers of a checkpoint at a budget that have a reference, with their `MAIN` score."""
     mine = (r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k))
-    return [(r, score) for r in mine if (score := r["rougeL"]) is not None]
+    return [(r, r["scores"][MAIN.name]) for r in mine if MAIN.name in r["scores"]]
 
 
 def _narrow(entry: Shown) -> str:

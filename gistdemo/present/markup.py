@@ -12,23 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.metrics import FLAGS
+from gistdemo.metrics import FLAGS, MAIN, SCORES
 
 MARKS = {"healthy": "●", "warning": "▲", "degenerate": "■"}  # a shape beside every colour
 SEVERITY_MARKS = {"fail": "■", "warn": "▲", "info": "○"}
-FLAG_NAMES = {
-    "empty": "empty answer",
-    "hit_limit": "reached the limit",
-    "loop": "loop",
-    "repetitive": "repetitive",
-    "prompt_echo": "echoes the prompt",
-    "template_leak": "prompt labels leak into the answer",
-    "instruction_blind": "blind to the instruction",
-    "garbled": "garbled",
-    "wrong_language": "other script than asked",
-    "identical_to_full": "same as the full prompt's answer",
-    "identical_to_dropped": "same as without the instruction",
-}
 _SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
 
 
@@ -81,5 +68,6 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_ENVIRONMENT.globals.update(MARKS=MARKS, SEVERITY_MARKS=SEVERITY_MARKS, FLAG_NAMES=FLAG_NAMES, FLAGS=FLAGS, CONDITIONS=CONDITIONS)
+_ENVIRONMENT.globals.update(MARKS=MARKS, SEVERITY_MARKS=SEVERITY_MARKS, FLAGS=FLAGS, FLAG_WORDS={kind.name: kind.words for kind in FLAGS})
+_ENVIRONMENT.globals.update(SCORES=SCORES, MAIN=MAIN, CONDITIONS=CONDITIONS)
 _ENVIRONMENT.filters["number"] = number

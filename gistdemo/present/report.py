@@ -7,28 +7,17 @@ forbids itself every request.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from gistdemo.metrics import MAIN
 from gistdemo.present import figures
 from gistdemo.present.answer_table import gains
-from gistdemo.present.entries import (
-    SCORES,
-    TARGETS,
-    Shown,
-    by_checkpoint,
-    gap_of,
-    mean_of,
-    name_of,
-    provenance,
-    recovery_of,
-    share_of,
-    title_of,
-)
-from gistdemo.present.markup import MARKS, Line, Value, draw, number
+from gistdemo.present.entries import by_checkpoint, name_of, provenance
+from gistdemo.present.markup import draw
+from gistdemo.present.tables import by_source, view_of
 from gistdemo.results.answer import Answer
 from gistdemo.results.evaluation import Results
 from gistdemo.results.references import Reference
@@ -36,10 +25,7 @@ from gistdemo.results.summary import Entry
 
 MOST = 10  # best and worst rows shown
 PREFERRED_K = 4  # the budget shown where one has to be chosen; if it was not measured, the largest
-Table = tuple[Sequence[str], list[tuple[str, list[Line]]]]  # heads, lines by checkpoint
 Picture = tuple[str, Any]  # title, figure
-_dashed = partial(number, unknown="-")
-_VERDICTS = [f"{mark}\n{verdict}" for verdict, mark in MARKS.items()]
 
 
 def html_report(
@@ -55,12 +41,12 @@ def html_report(
     def drawn(pictures: Iterable[Picture]) -> list[tuple[str, Markup]]:
         return [(title, _drawn(figure, next(numbers))) for title, figure in pictures]
 
-    tables = {"scores": _scores(results), "paired": _paired(results), "verdicts": _verdicts(results), "references": _references(references)}
+    views = {view: view_of(results, view) for view in ("Overview", "Scores", "Flags")}
     overview = drawn(_overview(results))
     sections = [(name, k, drawn(found), extremes) for name, k, found, extremes in _sections(results, rows, examples)]
     facts = dict(provenance(results))
-    notes = dict.fromkeys((r["source"], r["note"]) for r in references if r.get("note"))
-    return draw("report.page", results, _summary(results), tables, overview, sections, notes, facts.pop("command", ""), facts)
+    others = by_source(references)
+    return draw("report.page", results, _summary(results), views, overview, sections, others, facts.pop("command", ""), facts)
 
 
 def _drawn(figure: Any, number: int) -> Markup:
@@ -96,62 +82,13 @@ def _summary(results: Results) -> str:
     return f"{first} {second}"
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def _grouped(results: Results, line: Callable[[Shown], Line]) -> list[tuple[str, list[Line]]]:
-    """Lines by checkpoint."""
-    return [(name, list(map(line, entries))) for name, entries in by_checkpoint(results).items()]
-
-
-def _scores(results: Results) -> Table:
-    measured = [target for target in TARGETS if any(target in found for found in (results.get("recovery") or {}).values())]
-    heads = ["condition", "n", *SCORES.values(), "normalised", "to own full", *(f"recovery,\n{TARGETS[t]}" for t in measured)]
-
-    def line(e: Shown) -> Line:
-        values = [e["n"], *(mean_of(e, name) for name in SCORES), _dashed(e["normalised"], "{:.0f}"), mean_of(e, "rougeL_own")]
-        values += [recovery_of(e, target) for target in measured]
-        return Line(title_of(e), [*values, *(share_of(e, verdict, 0) for verdict in MARKS), _dashed(e["prompt_tokens"])])
-
-    return [*heads, *_VERDICTS, "prompt\ntokens"], _grouped(results, line)
-
-
-def _paired(results: Results) -> Table:
-    """The gist against full and truncated, row by row: narrower intervals than those of two means."""
-
-    def line(e: Shown) -> Line:
-        return Line(title_of(e), [gap_of(e, other, "[{low:+.1f}, {high:+.1f}], n = {n}") for other in ("truncated", "full")])
-
-    found = {name: [line(e) for e in entries if e.get("paired")] for name, entries in by_checkpoint(results).items()}
-    return ["", "minus truncated\nto as many tokens", "minus full prompt"], [(name, lines) for name, lines in found.items() if lines]
-
-
-def _verdicts(results: Results) -> Table:
-    codes = sorted({code for e in results["answers"] for code in e["flags"]} - {"F7"}, key=lambda code: (len(code), code))
-
-    def line(e: Shown) -> Line:
-        blind = max(e["flags"].get("F7", 0), e.get("instruction_blind") or 0)  # F7 is found in a set of answers, not in one
-        shares = [Value(str(e["verdicts"][verdict]), share_of(e, verdict, 0)) for verdict in MARKS]
-        return Line(title_of(e), [e["n"], *shares, *(e["flags"].get(code) or "–" for code in codes), blind or "–"])
-
-    return ["condition", "answers", *_VERDICTS, *codes, "F7"], _grouped(results, line)
-
-
-def _references(found: Sequence[Reference]) -> Table:
-    groups: dict[str, list[Line]] = {}
-    for r in found:
-        scores = [_dashed(r["rougeL"]), _dashed(r["normalised"], "{:.0f}")]
-        groups.setdefault(r["source"], []).append(Line(r["model"], [r["split"], name_of(r["condition"]), r["k"] or "–", *scores]))
-    return ["model", "rows", "condition", "k", "ROUGE-L", "normalised"], list(groups.items())
-
-
 # --- pictures and rows ------------------------------------------------------------------------------------------------
 
 
 def _overview(results: Results) -> Iterator[Picture]:
     k = _chosen_k(results["answers"])
     at = f", k = {k}" if k else ""
-    yield f"ROUGE-L by condition{at}", figures.rouge_bars(results, k)
+    yield f"{MAIN.label} by condition{at}", figures.score_bars(results, k)
     yield "Quality against k", figures.quality_by_k(results)
     if results.get("recovery"):
         yield "Recovery against k", figures.recovery_by_k(results)
@@ -173,7 +110,7 @@ def _sections(
         if k is None or not any(r["checkpoint"] == name and r["condition"] == "gist" for r in rows):
             continue
         scatter = "Gist against full prompt, one point per row", figures.gist_against_full(rows, examples, name, k)
-        lengths = "ROUGE-L by length of the instruction", figures.rouge_by_length(rows, name, k)
+        lengths = f"{MAIN.label} by length of the instruction", figures.score_by_length(rows, name, k)
         yield name, k, [scatter, lengths], _extremes(rows, examples, name, k)
 
 
@@ -188,7 +125,7 @@ def _extremes(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], che
 
 
 def best_and_worst(rows: Sequence[Answer], checkpoint: str, condition: str, k: int, most: int = MOST) -> tuple[list[int], list[int]]:
-    """Numbers (from 0) of the rows where a condition gains most, and loses most, ROUGE-L against the full prompt.
+    """Numbers (from 0) of the rows where a condition gains most, and loses most, of the `MAIN` score against the full prompt.
 
     Best and worst first, equal ones in the order of the rows. Gains only among the best, losses only among the worst; a row without
     a score in either condition is in neither.

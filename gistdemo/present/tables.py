@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, Literal, ParamSpec
 
 from markupsafe import Markup
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.metrics import FLAGS, Flag, shared_words
+from gistdemo.metrics import FLAGS, MAIN, SCORES, Flag, shared_words
 from gistdemo.present.cells import highlight
 from gistdemo.present.entries import Shown, by_checkpoint, entries_of, gap_of, mean_of, name_of, recovery_of, share_of
 from gistdemo.present.markup import MARKS, Line, Value, draw, number
@@ -16,21 +16,26 @@ from gistdemo.present.panels import note
 from gistdemo.results.answer import Answer
 from gistdemo.results.evaluation import Evaluation, Results
 from gistdemo.results.references import Reference
-from gistdemo.results.summary import Entry, Number
+from gistdemo.results.summary import OWN, Entry, Size
 
 P = ParamSpec("P")
 Column = Callable[[Shown], Any]  # an entry -> what stands in its cell (see `Line`)
+Table = tuple[list[str], list[tuple[str, list[Line]]]]  # heads, lines by group
 
 
 def figures(results: Results, view: str = "Overview") -> Markup:
     """Every checkpoint x condition x k of an evaluation with its numbers, n always beside them. view: a key of VIEWS."""
+    return draw("tables.figures", *view_of(results, view), _facts(results, view), results.get("notes", ()))
+
+
+def view_of(results: Results, view: str) -> Table:
+    """The columns of a view, a line per entry. view: a key of VIEWS."""
     columns = VIEWS[view]
 
     def line(e: Shown) -> Line:
         return Line(name_of(e["condition"]), [column(e) for column in columns.values()], e["condition"])
 
-    groups = [(name, list(map(line, entries))) for name, entries in by_checkpoint(results).items()]
-    return draw("tables.figures", ["", *columns], groups, _facts(results, view), results.get("notes", ()))
+    return ["", *columns], [(name, list(map(line, entries))) for name, entries in by_checkpoint(results).items()]
 
 
 def _facts(results: Results, view: str) -> list[str]:
@@ -40,11 +45,11 @@ def _facts(results: Results, view: str) -> list[str]:
     facts.append(f"rows {str(results.get('digest', ''))[7:19]}")
     if view == "Flags":
         met = {code for entry in results["answers"] for code in entry["flags"]}
-        facts += [f"{code} {said}" for code, said in FLAGS.items() if code in met]
+        facts += [f"{kind.code} {kind.words}: {kind.more}" for kind in FLAGS if kind.code in met]
     return facts
 
 
-def _mean(e: Entry, name: Number, form: str = "{:.1f}", unit: float = 1) -> str:
+def _mean(e: Entry, name: Literal[Size, "normalised"], form: str = "{:.1f}", unit: float = 1) -> str:
     return number(e.get(name), form, unit)
 
 
@@ -73,24 +78,25 @@ def _as(written: Callable[Concatenate[Shown, P], Any], *what: P.args, **named: P
 
 
 SIZE: dict[str, Column] = {"k": lambda e: e["k"] or number(None), "n": lambda e: e["n"]}
-ROUGE_L, KIB = _as(mean_of, "rougeL", True), _as(_mean, "kv_bytes", "{:,.0f}", 1024)
+SCORED = {score.label: _as(mean_of, name, score is MAIN) for name, score in SCORES.items()}
+KIB = _as(_mean, "kv_bytes", "{:,.0f}", 1024)
 SHARES = {f"{mark} {verdict}": _as(_share, verdict) for verdict, mark in MARKS.items()}
 VIEWS: dict[str, dict[str, Column]] = {
     "Overview": SIZE
-    | {"ROUGE-L": ROUGE_L, "normalised": _as(_mean, "normalised", "{:.0f}"), "own full": _as(_mean, "rougeL_own")}
+    | {MAIN.label: SCORED[MAIN.label], "normalised": _as(_mean, "normalised", "{:.0f}"), "own full": lambda e: mean_of(e, OWN).text}
     | {"− truncated": _as(gap_of, "truncated")}
     | SHARES
     | {"prompt tok": _as(_mean, "prompt_tokens"), "KV KiB": KIB, "recovery": _as(_recovery, "references")},
     "Scores": SIZE
-    | {"ROUGE-1": _as(mean_of, "rouge1"), "ROUGE-2": _as(mean_of, "rouge2"), "ROUGE-L": ROUGE_L}
-    | {"own full": _as(mean_of, "rougeL_own"), "− truncated": _as(gap_of, "truncated"), "− full": _as(gap_of, "full")}
+    | SCORED
+    | {"own full": _as(mean_of, OWN), "− truncated": _as(gap_of, "truncated"), "− full": _as(gap_of, "full")}
     | {"recovery, references": _as(_recovery, "references"), "recovery, own answers": _as(_recovery, "own_answers")},
     "Flags": SIZE | SHARES | {"blind": lambda e: e["instruction_blind"], "answers with": _flag_counts},
     "Cost": SIZE
     | {"prompt tok": _as(_mean, "prompt_tokens"), "instruction → kept": _kept, "KV KiB": KIB, "answer tok": _as(_mean, "tokens")}
     | {"first token, s": _as(_mean, "first_token_seconds", "{:.2f}"), "tokens/s": _as(_mean, "tokens_per_second")},
 }
-RANKED = {head: VIEWS["Overview"][head] for head in ("k", "n", "ROUGE-L", "normalised", f"{MARKS['degenerate']} degenerate", "prompt tok")}
+RANKED = {head: VIEWS["Overview"][head] for head in ("k", "n", MAIN.label, "normalised", f"{MARKS['degenerate']} degenerate", "prompt tok")}
 
 
 def no_row(evaluation: Evaluation | None) -> Markup:
@@ -107,25 +113,26 @@ def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Answer
     """One example: instruction, input, reference and the chosen answers side by side, flagged places marked. number: from 0."""
     order = list(CONDITIONS)
     shown = [
-        (answer, highlight(answer["text"], flags_of(answer), shared_words(answer["text"], example["output"])))
+        (answer, highlight(answer["text"], list(map(Flag.from_dict, answer["findings"])), shared_words(answer["text"], example["output"])))
         for answer in sorted(answers, key=lambda answer: order.index(answer["condition"]))
     ]
     return draw("tables.row", number, example, shown)
 
 
-def flags_of(answer: Answer) -> list[Flag]:
-    """The findings about one answer, with their places in its text."""
-    return [Flag.from_dict(flag) for flag in answer["findings"]]
-
-
 def references(found: Sequence[Reference]) -> Markup:
     """Figures of others beside ours: theirs, as published, with what differs."""
-    heads = ("", "model", "rows", "condition", "k", "ROUGE-L", "normalised")
-    lines = []
+    return draw("tables.references", *by_source(found))
+
+
+def by_source(found: Sequence[Reference]) -> tuple[Table, dict[str, str]]:
+    """Published figures by source, and the note of each."""
+    groups: dict[str, list[Line]] = {}
     for r in found:
         scores = [number(r["rougeL"]), number(r["normalised"], "{:.0f}")]
-        lines.append(Line(r["source"], [r["model"], r["split"], r["condition"], r["k"] or number(None), *scores]))
-    return draw("tables.references", heads, lines, {r["source"]: r["note"] for r in found if r["note"]})
+        groups.setdefault(r["source"], []).append(Line(r["model"], [r["split"], name_of(r["condition"]), r["k"] or number(None), *scores]))
+    return (["", "rows", "condition", "k", "ROUGE-L", "normalised"], list(groups.items())), {
+        r["source"]: r["note"] for r in found if r["note"]
+    }
 
 
 def leaderboard(evaluations: Sequence[Evaluation]) -> Markup:
@@ -142,6 +149,6 @@ def leaderboard(evaluations: Sequence[Evaluation]) -> Markup:
 
 def _ranking(digest: str, found: Sequence[tuple[Evaluation, Shown]]) -> tuple[str, list[Line]]:
     results = found[0][0].results
-    best_first = sorted(found, key=lambda pair: -(pair[1]["rougeL"] or 0))
+    best_first = sorted(found, key=lambda pair: -(score["mean"] if (score := pair[1]["scores"].get(MAIN.name)) else 0))
     lines = [Line(e["checkpoint"], [one.title, *(column(e) for column in RANKED.values())]) for one, e in best_first]
     return f"{results['rows']} rows of {results['request'].get('data', '?')} ({digest[7:19]})", lines

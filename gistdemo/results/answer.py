@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from gistdemo.generation import FinishReason
 from gistdemo.metrics import Assessment, Verdict, assess
@@ -11,8 +11,6 @@ from gistdemo.metrics.flags import Finding
 from gistdemo.prompts import Example
 
 ROWS_FILE, EXAMPLES_FILE = "rows.jsonl", "examples.jsonl"
-Score = Literal["rouge1", "rouge2", "rougeL"]
-SCORES: tuple[Score, ...] = ("rouge1", "rouge2", "rougeL")
 
 
 class Said(TypedDict):
@@ -46,14 +44,13 @@ class Generated(Said):
 
 
 class Judgement(TypedDict):
-    """What `assess` says about an answer. rouge1, rouge2, rougeL: 0 to 100, None without a reference.
+    """What `assess` says about an answer.
 
-    verdict: None where there is nothing to judge. flags: codes of the findings that warn or fail. findings, facts: flags in full.
+    scores: by name, 0 to 100; empty without a reference. verdict: None where there is nothing to judge.
+    flags: codes of the findings that warn or fail. findings, facts: flags in full.
     """
 
-    rouge1: float | None
-    rouge2: float | None
-    rougeL: float | None
+    scores: dict[str, float]
     verdict: Verdict | None
     flags: list[str]
     findings: list[Finding]
@@ -85,11 +82,8 @@ def _assessed(answer: Generated, example: Example, beside: Mapping[tuple[str, st
 
 def judgement(found: Assessment | None) -> Judgement:
     """What was found, as plain values. None: nothing was judged."""
-    scores = (found.scores if found else None) or {}
     return {
-        "rouge1": scores.get("rouge1"),
-        "rouge2": scores.get("rouge2"),
-        "rougeL": scores.get("rougeL"),
+        "scores": found.scores if found else {},
         "verdict": found.verdict if found else None,
         "flags": found.codes if found else [],
         "findings": [flag.to_dict() for flag in (found.flags if found else ())],

@@ -10,21 +10,21 @@ from gistdemo.prompts import Example
 from gistdemo.results.answer import Answer
 from gistdemo.results.evaluation import versions
 
-FORMAT = 1
+FORMAT = 2
 Status = Literal["waiting", "running", "done"]
 
 
 class LiveAnswer(Answer):
     """An answer of a comparison, which may still grow, have failed or have nothing to show (see `gistdemo.grid.Cell`).
 
-    ratio: instruction tokens per kept token. rouge_normalised: ROUGE-L between that of `none` 0 and of `full` 100, in this comparison.
+    ratio: instruction tokens per kept token. normalised: the `MAIN` score between that of `none` 0 and of `full` 100, in this comparison.
     """
 
     status: Status
     error: str | None
     note: str | None
     ratio: float | None
-    rouge_normalised: float | None
+    normalised: float | None
 
 
 class Model(TypedDict):

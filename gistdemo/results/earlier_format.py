@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gistdemo.prompts import Example
-from gistdemo.results.answer import SCORES, Answer
+from gistdemo.results.answer import Answer
 from gistdemo.results.summary import Entry
 
 SAMPLES = 10
+ROUGE = ("rouge1", "rouge2", "rougeL")
 NAMES = {"full": "full_text", "gist": "gist", "truncated": "truncated"}
 
 
@@ -39,15 +40,12 @@ def training_metrics(training: Mapping[str, Any], max_k: int, backbone: str, fin
 def eval_results(checkpoint: str, k: int, entries: Sequence[Entry], seconds: float | None) -> dict[str, object]:
     """eval_results.json for one budget; conditions that were not run are None."""
     found = {NAMES[e["condition"]]: e for e in entries if e["condition"] in NAMES and e["k"] in (0, k)}
-    full, gist, truncated = (found.get(name) for name in NAMES.values())
-    tokens, gist_tokens = (entry["prompt_tokens"] if entry else None for entry in (full, gist))
+    tokens, gist_tokens = (found[name]["prompt_tokens"] if name in found else None for name in ("full_text", "gist"))
 
-    def scores(entry: Entry | None) -> dict[str, float] | None:
-        means = {name: entry[name] for name in SCORES} if entry else {}
-        return {name: mean / 100 for name, mean in means.items() if mean is not None} or None
+    scores = {name: {r: e["scores"][r]["mean"] / 100 for r in ROUGE if r in e["scores"]} for name, e in found.items()}
 
-    def relative(entry: Entry | None) -> float | None:
-        score, whole = (one["rougeL"] if one else None for one in (entry, full))
+    def relative(name: str) -> float | None:
+        score, whole = (scores.get(one, {}).get("rougeL") for one in (name, "full_text"))
         return score / whole if score is not None and whole else None
 
     return {
@@ -57,8 +55,8 @@ def eval_results(checkpoint: str, k: int, entries: Sequence[Entry], seconds: flo
         "compression_ratio": tokens / gist_tokens if tokens and gist_tokens else None,
         "avg_full_tokens": tokens,
         "avg_gist_tokens": gist_tokens,
-        "rouge_scores": {name: scores(found.get(name)) for name in NAMES.values()},
-        "relative_performance": {"gist_vs_full": relative(gist), "truncated_vs_full": relative(truncated)},
+        "rouge_scores": {name: scores.get(name) or None for name in NAMES.values()},
+        "relative_performance": {"gist_vs_full": relative("gist"), "truncated_vs_full": relative("truncated")},
         "eval_time_seconds": seconds,
     }
 

@@ -19,6 +19,7 @@ from gistdemo import __version__
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import DataError, one_line
 from gistdemo.files import read, write_json
+from gistdemo.metrics import SCORES
 from gistdemo.prompts import Example
 from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer
 from gistdemo.results.migrations import FORMAT, Content, lifted
@@ -214,10 +215,9 @@ def _of_checkpoint(results: Results, name: str) -> Results:
 def _kept(path: Path) -> Results | None:
     """What a file beside a checkpoint holds; None where it holds nothing of ours."""
     try:
-        found = _of_any_format(path)
+        results: Results = lifted(Content(_of_any_format(path)), f"{path.parent.name}/{path.name}").results
     except (OSError, ValueError):
         return None
-    results: Results = lifted(Content(found), f"{path.parent.name}/{path.name}").results
     return results
 
 
@@ -225,11 +225,12 @@ def table(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]]) -> Data
     """All answers with their instructions and references, one line each, as a pandas DataFrame."""
     import pandas
 
-    inner = ("findings", "facts", "blind")
+    inner = ("scores", "findings", "facts", "blind")
     lines = []
     for row in rows:
         line = {key: value for key, value in row.items() if key not in inner} | {"flags": " ".join(row["flags"])}
-        lines.append(line | {name: examples[row["row"]][name] for name in ("instruction", "input", "output")})
+        texts = {name: examples[row["row"]][name] for name in ("instruction", "input", "output")}
+        lines.append(line | dict.fromkeys(SCORES) | row["scores"] | texts)
     return pandas.DataFrame(lines).rename(columns={"text": "answer", "output": "reference"})
 
 

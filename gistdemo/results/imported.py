@@ -305,8 +305,8 @@ def _audit(found: Foreign) -> None:
             found.notes.append(f"{same['count']} of {entry['n']} {condition} outputs are identical: {words}.")
         if entry["verdicts"]["degenerate"]:
             found.notes.append(f"{entry['verdicts']['degenerate']} of {entry['n']} {condition} outputs are degenerate.")
-        claim = found.claimed.get(condition)
-        if claim is not None and entry["rougeL"] is not None:
+        claim, score = found.claimed.get(condition), entry["scores"].get("rougeL")
+        if claim is not None and score:
             found.notes.append(
-                f"ROUGE-L of {condition}: claimed {100 * claim:.1f}, {entry['rougeL']:.1f} on the {entry['scored']} answers that are here."
+                f"ROUGE-L of {condition}: claimed {100 * claim:.1f}, {score['mean']:.1f} on the {score['n']} answers that are here."
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gistdemo.errors import DataError
+from gistdemo.errors import DataError, one_line
 from gistdemo.prompts import Example
 from gistdemo.results.answer import judged
 
@@ -36,14 +36,35 @@ def _whole_answers(content: Content) -> Content:
     return replace(content, answers=answers)
 
 
-MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_whole_answers,)
+def _scores_by_name(content: Content) -> Content:
+    """2 -> 3: an answer has its scores, and an entry their means with interval and n, by name, where each had fields of its own."""
+    flat = ("rouge1", "rouge2", "rougeL")
+    means = (*flat, "rougeL_own")
+
+    def of_answer(answer: dict[str, Any]) -> dict[str, Any]:
+        scores = {name: answer[name] for name in flat if answer.get(name) is not None}
+        return {"scores": scores} | {key: value for key, value in answer.items() if key not in flat}  # judged anew, it has some already
+
+    def of_entry(entry: dict[str, Any]) -> dict[str, Any]:
+        scores = {}
+        for name in means:
+            if (mean := entry.get(name)) is not None:
+                low, high = entry["intervals"].get(name, (mean, mean))
+                scores[name] = {"mean": mean, "low": low, "high": high, "n": entry["n" if name == "rougeL_own" else "scored"]}
+        return {key: value for key, value in entry.items() if key not in (*means, "intervals", "scored")} | {"scores": scores}
+
+    results = content.results | {"answers": [of_entry(entry) for entry in content.results["answers"]]}
+    return replace(content, results=results, answers=[of_answer(answer) for answer in content.answers])
+
+
+MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_whole_answers, _scores_by_name)
 FORMAT = 1 + len(MIGRATIONS)
 
 
 def lifted(content: Content, name: str) -> Content:
     """The content in the format of this version. name: of what holds it, for the message.
 
-    Raises: DataError: it is of a later format, or of none.
+    Raises: DataError: it is of a later format, or of none. ValueError: it is not what its format says.
     """
     found = content.results.get("format")
     if type(found) is not int or not 1 <= found <= FORMAT:
@@ -51,6 +72,9 @@ def lifted(content: Content, name: str) -> Content:
             f"'{name}' holds results of format {found!r}; this version reads formats 1 to {FORMAT}. "
             "Update gistdemo to open them, or evaluate again."
         )
-    for migration in MIGRATIONS[found - 1 :]:
-        content = migration(content)
+    try:
+        for migration in MIGRATIONS[found - 1 :]:
+            content = migration(content)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"they are not as format {found} has them: {one_line(error)}") from error
     return replace(content, results=content.results | {"format": FORMAT})

@@ -20,6 +20,7 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.evaluate.answers import generate
 from gistdemo.evaluate.own_answers import own_answers
 from gistdemo.evaluate.recovery import Judged, measure_recovery
+from gistdemo.generation import Sampling
 from gistdemo.metrics import assess
 from gistdemo.model.engine import Engine, EngineRow
 from gistdemo.model.gist_cache import GistCache
@@ -227,7 +228,7 @@ def _samples(engine: Engine, rows: Sequence[EngineRow], examples: Sequence[Examp
     if not rows:
         return []
     kept = []
-    for row, example, made in zip(rows, examples, generate(engine, rows, limit), strict=True):
+    for row, example, made in zip(rows, examples, generate(engine, rows, Sampling(limit)), strict=True):
         found = assess(made["text"], example)
         words = {"instruction": example.instruction, "input": example.input, "condition": row.plan.condition, "text": made["text"]}
         kept.append(words | {"tokens": made["tokens"], "verdict": found.verdict, "flags": found.codes})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -13,6 +13,7 @@ from gistdemo.checkpoint.registry import budgets
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED
 from gistdemo.errors import GistDemoError, one_line
+from gistdemo.generation import Precision
 from gistdemo.jobs.watch import Watch
 from gistdemo.present import panels
 from gistdemo.services import LOCAL, Services, visitor
@@ -129,13 +130,14 @@ def from_query(query: dict[str, str], tab: CompareTab) -> list[Any]:
     # a link with an instruction says everything about the example: its empty fields are empty
     texts = [query.get(name, "") if "instruction" in query else gr.skip() for name in ("instruction", "input", "reference")]
     limit = tab.settings.max_new_tokens
+    precision = query["precision"] if query.get("precision") in get_args(Precision) else gr.skip()
     rest = [
         number("k", int, 1, max(budgets(tab.settings))),
         number("limit", int, 1, limit),
         number("temperature", float, 0, 2),
         number("top_p", float, 0.05, 1),
     ]
-    return [*texts, several("checkpoints", names), several("conditions", list(CONDITIONS)), *rest, number("seed", int, 0, 2**31)]
+    return [*texts, several("checkpoints", names), several("conditions", list(CONDITIONS)), *rest, number("seed", int, 0, 2**31), precision]
 
 
 def page_arguments(assets: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gistdemo.checkpoint.registry import budgets
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, Listed, search, surprise
 from gistdemo.errors import GistDemoError, one_line
-from gistdemo.generation import Sampling
+from gistdemo.generation import Precision, Sampling
 from gistdemo.grid import CompareRequest, Snapshot
 from gistdemo.present import cells, panels
 from gistdemo.prompts import Example
@@ -30,6 +30,7 @@ SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
 INPUT_FILTERS = {"all": None, "with input": True, "no input": False}
 DEFAULT_ROWS = ("base", "base-joint", "instruct")
 Shown = tuple[Any, Any, Any, Any, Any]  # grid, tokens seen, status, export, last comparison
+PRECISIONS = [("exact: weights in fp32", "exact"), ("fast: weights in fp16", "fast")]  # on a CPU; on a GPU both are bf16
 OPENING = 73  # the embedded example in the form at the start: its first four tokens say nothing of its subject
 
 
@@ -85,6 +86,7 @@ class Form:
     temperature: float
     top_p: float
     seed: float | None
+    precision: Precision
 
 
 class CompareTab:
@@ -197,6 +199,7 @@ class CompareTab:
                 self.temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature (0 = greedy)", elem_id="gd-temperature")
                 self.top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", elem_id="gd-top-p")
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="gd-seed")
+                self.precision = gr.Radio(PRECISIONS, value="exact", label="Precision", elem_id="gd-precision")
 
     # --- wiring ----------------------------------------------------------------------------------------------------
 
@@ -306,7 +309,7 @@ class CompareTab:
 
     def _request(self, form: Form) -> CompareRequest:
         """The form as a request: rows in the order of the registry, columns in the order of the conditions."""
-        sampling = Sampling(int(form.limit), float(form.temperature), float(form.top_p), int(form.seed or 0))
+        sampling = Sampling(int(form.limit), float(form.temperature), float(form.top_p), int(form.seed or 0), form.precision)
         order = [name for _, name in self.checkpoint_choices()]
         chosen = tuple(sorted(form.checkpoints, key=lambda n: order.index(n) if n in order else len(order)))
         columns = tuple(c for c in CONDITIONS if c in form.conditions)

@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from gistdemo.evaluate.request import DEFAULT_CONDITIONS, EvaluationRequest
 from gistdemo.jobs.progress import Progress
 from gistdemo.jobs.record import Job
 from gistdemo.jobs.watch import Watch
+from gistdemo.metrics import MAIN
 from gistdemo.present import figures, job_cards, panels, tables
-from gistdemo.present.answer_table import HEADERS, ORDERS, Filter, answer_rows
+from gistdemo.present.answer_table import COLUMNS, ORDERS, Filter, answer_rows
 from gistdemo.present.markdown import markdown_table
 from gistdemo.present.markup import MARKS
 from gistdemo.present.report import html_report
@@ -35,7 +37,14 @@ from gistdemo.services import Caller, Services
 log = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
 SECONDS_PER_ANSWER = 0.3  # of 64 tokens, two cores (docs/LOG.md)
-PICTURES = ("ROUGE-L", "Quality by k", "Recovery by k", "Verdicts", "By length", "Gist against full")
+PICTURES: dict[str, Callable[[EvaluateTab, Evaluation, str | None, int], Any]] = {  # of an evaluation, a checkpoint and a k (0: none)
+    MAIN.label: lambda tab, found, checkpoint, k: figures.score_bars(found.results, k or None),
+    "Quality by k": lambda tab, found, checkpoint, k: figures.quality_by_k(found.results),
+    "Recovery by k": lambda tab, found, checkpoint, k: figures.recovery_by_k(found.results),
+    "Verdicts": lambda tab, found, checkpoint, k: figures.verdict_shares(found.results, k or None),
+    "By length": lambda tab, found, checkpoint, k: figures.score_by_length(tab.answers(found)[0], checkpoint, k),
+    "Gist against full": lambda tab, found, checkpoint, k: figures.gist_against_full(*tab.answers(found), checkpoint, k),
+}
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -120,7 +129,7 @@ class EvaluateTab:
             None, label="Report, tables, rows", file_count="multiple", interactive=False, visible=False, elem_id="gd-ev-files"
         )
         self.picture = gr.Radio(
-            list(PICTURES), value=PICTURES[0], label="Picture", show_label=False, container=False, elem_id="gd-ev-picture"
+            list(PICTURES), value=MAIN.label, label="Picture", show_label=False, container=False, elem_id="gd-ev-picture"
         )
         self.plot = gr.Plot(None, show_label=False, elem_id="gd-ev-plot")
         with gr.Accordion("Figures of others: the paper, and an earlier experiment", open=False):
@@ -136,10 +145,11 @@ class EvaluateTab:
             self.verdict = gr.Dropdown(["any verdict", *MARKS], value="any verdict", label="Verdict", min_width=110)
             self.order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="Order", elem_id="gd-ev-order", min_width=150)
             self.find = gr.Textbox(label="Search in texts and flags", max_lines=1, elem_id="gd-ev-find", min_width=160)
+        heads, kinds, widths = (list(part) for part in zip(*COLUMNS, strict=True))
         self.table = gr.Dataframe(
-            headers=HEADERS,
-            datatype=["number", "str", "number", "number", "str", "str", "number", "number"],
-            column_widths=["46px", "46%", "92px", "76px", "110px", "14%", "80px", "80px"],
+            headers=heads,
+            datatype=kinds,
+            column_widths=widths,
             interactive=False,
             label="Answers",
             show_label=False,
@@ -317,16 +327,7 @@ class EvaluateTab:
 
     def draw(self, chosen: str | None, picture: str, checkpoint: str | None, k: str | None) -> Any:
         found = self.evaluation(chosen)
-        if found is None:
-            return None
-        if picture in ("By length", "Gist against full"):
-            rows, examples = self.answers(found)
-            if picture == "By length":
-                return figures.rouge_by_length(rows, checkpoint, int(k or 0))
-            return figures.gist_against_full(rows, examples, checkpoint, int(k or 0))
-        if picture in ("ROUGE-L", "Verdicts"):
-            return (figures.rouge_bars if picture == "ROUGE-L" else figures.verdict_shares)(found.results, int(k) if k else None)
-        return (figures.quality_by_k if picture == "Quality by k" else figures.recovery_by_k)(found.results)
+        return PICTURES[picture](self, found, checkpoint, int(k or 0)) if found else None
 
     def list_rows(
         self,

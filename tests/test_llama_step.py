@@ -1,0 +1,182 @@
+"""Steps of decoding of our own: the stock model's tokens and logits, whatever the rows, their adapters and their lengths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lab import ADAPTERS, EXAMPLES, Lab, add_random_adapter
+from test_families import config_of, model_of
+from toy import toy_gemma, toy_model, toy_tokenizer
+
+from gistdemo.checkpoint.pool import ModelPool
+from gistdemo.generation import Sampling
+from gistdemo.model import llama_step
+from gistdemo.model.gist_model import GistModel, pad_left
+from gistdemo.model.llama_step import FAMILIES, LlamaDecoding, fits
+from gistdemo.model.packed import FAST_KERNEL, Packed, computing
+from gistdemo.prompts import CHATML
+
+CLOSE = 1e-4  # two orders of fp32 sums; logits here are of size 1 to 10
+PROMPTS = [[3, 4, 5, 6, 7], [9, 8, 7], list(range(40, 60)), [1]]  # one longer than the windows here
+MAKES = {
+    "llama": toy_model,
+    "qwen2": lambda: model_of("qwen2", sliding_window=8),
+    "qwen3": lambda: model_of("qwen3"),
+    "mistral": lambda: model_of("mistral", sliding_window=8),
+    "gemma3_text": lambda: toy_gemma(window=8),
+}
+CONDITIONS = ("full", "gist", "truncated", "none", "blind")
+
+
+def pair(make) -> tuple[GistModel, GistModel]:
+    """A model as it is, and an equal one made ready to answer fast; two adapters on each, put on after that."""
+    plain, quick = GistModel(make()), GistModel(make())
+    quick.quicken()
+    for model in (plain, quick):
+        for seed, name in enumerate(ADAPTERS):
+            add_random_adapter(model, name, seed)
+    return plain, quick
+
+
+def started(model: GistModel, adapters, greedy: bool = False):
+    """The prompts read: what goes on from there, and the first logits."""
+    ids, mask = pad_left(PROMPTS[: len(adapters)], "cpu")
+    places, positions = model.empty(len(adapters)).followed_by(mask)
+    cache = model.empty(len(adapters)).to_dynamic_cache(model.config)
+    logits = model.next_logits(adapters, ids, places, positions, cache, greedy)
+    return model.decoding(adapters, places, positions, cache), logits
+
+
+def test_every_family_that_is_served_is_tried_here():
+    assert set(MAKES) == set(FAMILIES)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("adapters", [[None], [None, "one", "two", "one"], ["two", "two", "two"], ["one", "one", None, None]])
+@pytest.mark.parametrize("kind", MAKES)
+def test_logits_are_those_of_the_stock_model(kind, adapters, monkeypatch):
+    """Over more steps than there is room at first, past the window, with padding on the left."""
+    monkeypatch.setattr(llama_step, "ROOM", 5)
+    plain, quick = pair(MAKES[kind])
+    (stock, logits), (ours, found) = started(plain, adapters), started(quick, adapters)
+    assert isinstance(ours, LlamaDecoding)
+    for _ in range(24):
+        torch.testing.assert_close(found, logits, atol=CLOSE, rtol=0)
+        ids = logits.argmax(-1)
+        logits, found = stock.next_logits(ids, False), ours.next_logits(ids, False)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", MAKES)
+def test_rows_that_end_leave_the_others_as_they_are(kind):
+    plain, quick = pair(MAKES[kind])
+    adapters = [None, "one", "two", "one"]
+    (stock, logits), (ours, _) = started(plain, adapters), started(quick, adapters)
+    for kept in ([0, 1, 2, 3], [0, 2, 3], [1, 2], [1]):
+        ids = logits.argmax(-1)[kept]
+        for decoding in (stock, ours):
+            decoding.keep(kept)
+        logits = stock.next_logits(ids, False)
+        torch.testing.assert_close(ours.next_logits(ids, False), logits, atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_the_engine_gives_the_same_answers(kind):
+    """All conditions and adapters in one batch, after gists; greedy and sampled."""
+    plain, quick = (Lab(CHATML, toy_tokenizer(), model) for model in pair(MAKES[kind]))
+    for sampling in (Sampling(40), Sampling(20, temperature=0.8, top_p=0.9, seed=3)):
+        answers = [
+            lab.ids([lab.row(c, e, 4, a, d) for c in CONDITIONS for e in EXAMPLES for a, d in ((None, None), ("one", "two"))], sampling)
+            for lab in (plain, quick)
+        ]
+        assert answers[0] == answers[1] and len({tuple(ids) for ids in answers[0]}) > 10
+
+
+def test_other_models_take_the_stock_forward_pass():
+    for kind in ("olmo2", "gemma2", "granite"):
+        model = GistModel(model_of(kind))
+        model.quicken()
+        assert not isinstance(started(model, [None])[0], LlamaDecoding), kind
+    assert not fits(model_of("gemma3_text", attn_logit_softcapping=2.0)), "scores that are capped need eager attention"
+    assert config_of("gemma3_text").model_type in FAMILIES
+
+
+def test_what_is_trained_on_takes_the_stock_forward_pass(settings, tmp_path):
+    """Its weights move, and tensors that were found once would not."""
+    from toy import save_toy
+
+    model = ModelPool(settings).backbone(str(save_toy(tmp_path / "toy"))).model
+    assert not isinstance(started(model, [None])[0], LlamaDecoding)
+
+
+# --- kernels -------------------------------------------------------------------------------------------------------------
+
+needs_fast = pytest.mark.skipif(not FAST_KERNEL, reason="this processor has no kernel for fp16 weights")
+
+
+def layer(out: int = 4000, width: int = 64, bias: bool = False, seed: int = 0) -> torch.nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torch.nn.Linear(width, out, bias).requires_grad_(False)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("bias", [False, True])
+def test_greedy_finds_the_largest_and_its_value(bias):
+    plain = layer(bias=bias)
+    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, 50)[:, None]
+    exact, found = plain(x), Packed(plain).greedy(x)
+    assert torch.equal(found.argmax(-1), exact.argmax(-1))
+    torch.testing.assert_close(found.amax(-1), exact.amax(-1))
+
+
+@torch.inference_mode()
+@needs_fast
+def test_greedy_tells_apart_what_fp16_cannot():
+    """Every weight row is another one, rounded away in fp16: the fast product alone chooses wrongly, greedy never does."""
+    plain = layer(600, 64)
+    base = plain.weight[:1].half().float()  # what fp16 can hold
+    plain.weight.copy_(base * (1 + 1e-4 * torch.rand(600, 64, generator=torch.Generator().manual_seed(2))))
+    x, packed = torch.randn(8, 64, generator=torch.Generator().manual_seed(3)), Packed(plain)
+    exact = plain(x).argmax(-1)
+    assert not torch.equal(packed.fast(x).argmax(-1), exact)
+    assert torch.equal(packed.greedy(x).argmax(-1), exact)
+
+
+@torch.inference_mode()
+def test_greedy_keeps_values_that_are_not_numbers():
+    x = torch.ones(3, 64)
+    x[1, 5] = torch.nan
+    assert Packed(layer()).greedy(x).sum(-1).isfinite().tolist() == [True, False, True]
+
+
+@torch.inference_mode()
+@needs_fast
+def test_fast_products_are_off_by_the_rounding_of_weights_and_no_more():
+    plain = layer()
+    x, packed = torch.randn(9, 64, generator=torch.Generator().manual_seed(4)), Packed(plain)
+    off = (packed.fast(x) - plain(x)).abs()
+    assert 0 < off.max() and (off <= packed._error * x.norm(dim=-1, keepdim=True)).all()
+    torch.testing.assert_close(packed.exact(x), plain(x), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+@needs_fast
+def test_the_precision_is_that_of_the_thread():
+    x, packed = torch.randn(2, 64), Packed(layer())
+    with computing("fast"):
+        assert torch.equal(packed(x), packed.fast(x))
+        with computing("exact"):
+            assert torch.equal(packed(x), packed.exact(x))
+        assert torch.equal(packed(x), packed.fast(x))
+    assert torch.equal(packed(x), packed.exact(x)) and not torch.equal(packed(x), packed.fast(x))
+
+
+@needs_fast
+def test_a_fast_answer_is_computed_fast_from_the_first_token_on(monkeypatch):
+    used = []
+    monkeypatch.setattr(Packed, "exact", lambda self, x: used.append("exact"))
+    model = GistModel(toy_model())
+    model.quicken()
+    lab = Lab(CHATML, toy_tokenizer(), model)
+    assert len(lab.ids([lab.row(c, EXAMPLES[0]) for c in CONDITIONS], Sampling(12, precision="fast"))[0]) == 12 and not used
