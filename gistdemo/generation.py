@@ -25,6 +25,10 @@ class Sampling:
     seed: int = 0
     precision: Precision = "exact"
 
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
     def check(self, limit: int) -> None:
         """Raise UsageError naming every field whose value is not allowed; `limit` is the largest max_new_tokens."""
         problems = []

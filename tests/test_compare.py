@@ -189,7 +189,8 @@ def test_a_comparison_becomes_json_in_the_schema_of_an_evaluation(pool):
     rows = {name: find_row(name, pool.settings) for name in request.checkpoints[:2]}
     record = json.loads(json.dumps(request.record(finished(request, pool).values(), {name: row.described() for name, row in rows.items()})))
     assert (record["instruction"], record["input"], record["reference"], record["k"]) == (ADD.instruction, "", ADD.output, 2)
-    assert record["sampling"] == {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 7} and record["format"] == 2
+    sampling = {"max_new_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": 7, "precision": "exact"}
+    assert record["sampling"] == sampling and record["format"] == 2
     made = {"mode": "embeddings", "backbone": "toy", "backbone_digest": rows["instruct"].manifest.backbone_digest}
     as_it_is = {"mode": "no gist", "backbone": SMOLLM2.name, "backbone_digest": None}
     assert record["checkpoints"] == {"instruct": made, SMOLLM2.name: as_it_is}, "what is not there has nothing to tell"

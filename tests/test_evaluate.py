@@ -283,7 +283,10 @@ def record(condition: str, row: int, text: str, **more):
 def test_sums_are_plain_averages():
     records = [record(c, n, text) for c, texts in TEXTS.items() for n, text in enumerate(texts)]
     full, gist, none = summarise(records, SUMMED)
-    assert [[e["scores"][name]["mean"] for name in scores_of("a", "a")] for e in (full, none)] == [[100.0, 50.0, 100.0], [0.0] * 3]
+    assert [[e["scores"][name]["mean"] for name in ("rouge1", "rouge2", "rougeL")] for e in (full, none)] == [
+        [100.0, 50.0, 100.0],
+        [0.0] * 3,
+    ]
     assert [gist["scores"][name]["mean"] for name in ("rougeL", "rougeL_own")] == pytest.approx([(200 / 3 + 100) / 2] * 2)
     assert gist["normalised"] == pytest.approx(gist["scores"]["rougeL"]["mean"])
     assert gist["verdicts"] == {"healthy": 2, "warning": 0, "degenerate": 0} and gist["prompt_tokens"] == 10
@@ -362,6 +365,10 @@ def test_conditions_that_were_not_run_are_left_open():
     results = eval_results("x", 4, entries, 1.0)
     assert results["rouge_scores"]["gist"] is None and results["compression_ratio"] is None
     assert results["relative_performance"] == {"gist_vs_full": None, "truncated_vs_full": None}
+    (unscored,) = summarise([record("full", 0, "x", scores={})], SUMMED)
+    assert eval_results("x", 4, [unscored], 1.0)["rouge_scores"] == dict.fromkeys(("full_text", "gist", "truncated"))
+    both = eval_results("x", 4, summarise([record(c, n, text) for c in ("full", "gist") for n, text in enumerate(TEXTS[c])], SUMMED), 1.0)
+    assert both["relative_performance"] == {"gist_vs_full": pytest.approx(5 / 6), "truncated_vs_full": None}
     assert sample_outputs([], [], [], 4) == []
     training = {
         "settings": {"batch_size": 8, "accumulation": 2, "gist_learning_rate": 0.1, "learning_rate": 0.2},

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 import torch
-from lab import add_random_adapter
+from lab import EXAMPLES, Lab, add_random_adapter
 from toy import save_toy, toy_gemma, toy_model
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import ModelRow
+from gistdemo.generation import Sampling
 from gistdemo.memory import page_out
-from gistdemo.model.engine import _Turns
 from gistdemo.model.gist_model import GistModel
 from gistdemo.model.packed import EXACT_KERNEL, Packed, pack
 
@@ -103,30 +103,23 @@ def test_paging_out_loses_nothing():
         assert torch.equal(tensor, before)
 
 
-def test_two_who_step_take_turns():
-    turns, order = _Turns(), []
-
-    def work(name: str, begin: threading.Event) -> None:
-        begin.wait()
-        for _ in range(20):
-            with turns:
-                order.append(name)
-                time.sleep(0.001)
-
-    begin = threading.Event()
-    threads = [threading.Thread(target=work, args=(name, begin)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    begin.set()
-    for thread in threads:
-        thread.join(10)
-    switches = sum(a != b for a, b in pairwise(order))
-    assert len(order) == 40 and switches >= 30, "".join(order)
+def test_requests_step_in_turn_and_one_thread_computes_for_all(monkeypatch):
+    lab, order = Lab(), []
+    real = lab.model.next_logits
+    monkeypatch.setattr(lab.model, "next_logits", lambda *given: order.append((given[0], threading.current_thread().name)) or real(*given))
+    add_random_adapter(lab.model, "one", 1)
+    rows = [lab.row("full", EXAMPLES[0], decode_adapter=adapter) for adapter in (None, "one")]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda row: lab.ids([row], Sampling(20)), rows))
+    names = [adapters[0] for adapters, _ in order]
+    switches = sum(a != b for a, b in pairwise(names))
+    assert len(order) == 40 and switches >= 25, names
+    assert {thread for _, thread in order} == {"compute_0"}
 
 
-def test_a_failure_ends_a_turn():
-    turns = _Turns()
-    with pytest.raises(ValueError), turns:
-        raise ValueError
-    with turns:
-        pass
+def test_a_request_that_fails_leaves_the_next_one_its_turn(monkeypatch):
+    lab = Lab()
+    with monkeypatch.context() as broken:
+        broken.setattr(lab.model, "compress", lambda rows: 1 / 0)
+        assert lab.generate([lab.row("gist", EXAMPLES[0])])[0].reason == "error"
+    assert lab.generate([lab.row("gist", EXAMPLES[0])])[0].reason == "limit"

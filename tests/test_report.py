@@ -9,7 +9,7 @@ import evaluated
 import pytest
 from pages import NASTY, Page, infected, shown
 
-from gistdemo.metrics import FLAGS
+from gistdemo.metrics import FLAGS, SCORES
 from gistdemo.present.markdown import flags_table, markdown_table
 from gistdemo.present.report import best_and_worst, html_report
 from gistdemo.results.references import reference_table
@@ -69,7 +69,7 @@ def test_the_same_results_give_the_same_page(html):
 
 def test_the_page_shows_numbers_with_their_interval_and_count(page):
     assert "Gist 4 4 31.2 [29.2, 33.2] – – – 75 % 3 0 % 0 25 % 1 20.5 – 0.88 swapped -0.25" in page.words
-    assert "Gist 4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] – – -3.8 [-15.0, +6.2] 0.88 swapped -0.25 –" in page.words
+    assert "Gist 4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] –" in page.words and "– -3.8 [-15.0, +6.2] 0.88 swapped -0.25 –" in page.words
     assert "Gist 1 4 16.0 [15.0, 17.0] – 15.0 [13.0, 17.0] – – – – –" in page.words, "no recovery without its control"
 
 
@@ -155,10 +155,12 @@ def test_a_condition_and_a_flag_of_others_are_text_as_well():
 
 def test_the_markdown_table_has_all_figures_of_an_entry_on_one_line():
     lines = markdown_table(evaluated.results()).splitlines()
-    assert lines[0].startswith("| checkpoint | condition | k | n | ROUGE-1 | ROUGE-2 | ROUGE-L | normalised |")
-    assert lines[4] == "| joint | gist | 4 | 4 | 32.2 [31.2, 33.2] | - | 31.2 [29.2, 33.2] | - | ref 0.88 (-0.25) | 25.0 % | 20.5 |"
-    assert lines[2] == "| joint | full | - | 4 | 36.0 [35.0, 37.0] | - | 35.0 [33.0, 37.0] | - | - | 0.0 % | 20.5 |"
-    assert {line.count("|") for line in lines[:10]} == {12}
+    assert lines[0].startswith("| checkpoint | condition | k | n | ROUGE-1 | ROUGE-2 | ROUGE-L | ")
+    assert lines[0].endswith(" | normalised | recovery (swapped) | degenerate | prompt tokens |")
+    assert lines[4].startswith("| joint | gist | 4 | 4 | 32.2 [31.2, 33.2] | - | 31.2 [29.2, 33.2] | - | ")
+    assert lines[4].endswith("| - | ref 0.88 (-0.25) | 25.0 % | 20.5 |")
+    assert lines[2].startswith("| joint | full | - | 4 | 36.0 [35.0, 37.0] | - | 35.0 [33.0, 37.0] | - | ")
+    assert lines[2].endswith("| - | - | 0.0 % | 20.5 |") and {line.count("|") for line in lines[:10]} == {len(SCORES) + 9}
 
 
 def test_the_table_of_a_terminal_has_verdicts_and_flags_on_one_line():
@@ -199,5 +201,5 @@ def test_foreign_text_breaks_no_cell_and_no_line_of_the_markdown_table():
     table.encode("utf-8")
     lines = [line for line in table.splitlines() if line.startswith("| a")]
     assert len(lines) == len(results["answers"]) and "<img" not in table
-    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines} == {12}
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines} == {len(SCORES) + 9}
     assert "- command: `` eval `x` y ``\n" in table

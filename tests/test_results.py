@@ -34,15 +34,20 @@ def change_lines(path: Path, changed) -> None:
     path.write_text("".join(json.dumps(changed(line)) + "\n" for line in read(path)), encoding="utf-8")
 
 
+def known_then(record: dict) -> dict:
+    """An answer or an entry with the scores that there were up to format 2."""
+    return record | {"scores": {name: score for name, score in record["scores"].items() if name in (*ROUGE, "rougeL_own")}}
+
+
 def flat(line: dict, *others: str) -> dict:
     """An answer as formats 1 and 2 have it. others: keys to be left out besides."""
-    scores = dict.fromkeys(ROUGE) | line["scores"]
+    scores = dict.fromkeys(ROUGE) | known_then(line)["scores"]
     return {key: value for key, value in line.items() if key not in ("scores", *others)} | scores
 
 
 def flat_entry(entry: dict) -> dict:
     """An entry as formats 1 and 2 have it."""
-    found = entry["scores"]
+    found = known_then(entry)["scores"]
     means = {name: found[name]["mean"] if name in found else None for name in (*ROUGE, "rougeL_own")}
     intervals = {name: [one["low"], one["high"]] for name, one in found.items()}
     rest = {key: value for key, value in entry.items() if key != "scores"}
@@ -64,7 +69,7 @@ def test_answers_of_the_oldest_format_are_judged_anew_with_places():
         assert [finding["code"] for finding in answer["findings"]] == [flag.code for flag in expected.flags]
         same = ("checkpoint", "condition", "k", "row", "text", "tokens", "prompt_tokens")
         assert {key: answer[key] for key in same} == {key: before[key] for key in same}
-        assert answer["scores"] == pytest.approx({name: before[name] for name in ROUGE})
+        assert known_then(answer)["scores"] == pytest.approx({name: before[name] for name in ROUGE})
     assert any(finding["span"] for answer in answers for finding in answer["findings"])
 
 
@@ -101,7 +106,7 @@ def test_answers_of_format_1_that_have_their_findings_stay_as_they_are(tmp_path)
     fact, kept = {"code": "F7", "evidence": "as it was worded then"}, read(folder / "rows.jsonl")
     change_lines(folder / "rows.jsonl", lambda line: flat(line, "blind") | {"facts": [fact] if line["condition"] == "none" else []})
     change(folder / "eval_results.json", answers=[])
-    kept = [line | {"facts": [fact] if line["condition"] == "none" else []} for line in kept]
+    kept = [known_then(line) | {"facts": [fact] if line["condition"] == "none" else []} for line in kept]
     assert read_results(folder).rows() == [line | {"blind": line["condition"] == "none"} for line in kept]
     change_lines(folder / "rows.jsonl", lambda line: line | {"blind": line["row"] == 0})
     assert read_results(folder).rows() == [line | {"blind": line["row"] == 0} for line in kept]
@@ -166,7 +171,8 @@ def test_what_is_kept_beside_a_checkpoint_is_lifted_when_it_is_added_to(tmp_path
     assert {entry["checkpoint"] for entry in whole["answers"]} == {"healthy"} and set(whole["recovery"]) == {"healthy"}
     change(path, format=2, answers=[flat_entry(entry) for entry in whole["answers"]])
     added = kept_by(path, answers=[], command="another")
-    assert added == whole | {"recovery_command": "another"} and added["format"] == FORMAT
+    assert added == whole | {"answers": list(map(known_then, whole["answers"])), "recovery_command": "another"}
+    assert added["format"] == FORMAT
 
 
 def test_figures_of_a_later_format_are_not_written_over(tmp_path):

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gistdemo.errors import one_line
-from gistdemo.generation import FinishReason, RowReady, Sampling, TokenEvent
+from gistdemo.generation import FinishReason, Precision, RowReady, Sampling, TokenEvent
 from gistdemo.model.decoding import Decoding
 from gistdemo.model.gist_cache import GistCache, keys_and_values, stack
 from gistdemo.model.gist_model import Compression, GistModel, gist_row, pad_left
@@ -27,31 +27,12 @@ from gistdemo.model.sampling import choose, row_generators
 from gistdemo.prompts import PromptPlan
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-class _Turns:
-    """A lock that goes to whoever has waited longest. Each pass uses all cores: side by side, two only slow each other down."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._queue: deque[threading.Event] = deque()  # the first has its turn
-
-    def __enter__(self) -> None:
-        turn = threading.Event()
-        with self._lock:
-            self._queue.append(turn)
-            if len(self._queue) == 1:
-                turn.set()
-        turn.wait()
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._queue.popleft()
-            if self._queue:
-                self._queue[0].set()
-
-
-TURNS = _Turns()  # of all engines of this process
+# One thread computes for all requests of this process, a step of one after a step of another, in the order they ask. Each pass uses all cores;
+# and for every thread that computes torch keeps helpers that go on spinning for a while: two such threads slow each other down.
+COMPUTE = ThreadPoolExecutor(1, "compute")
 
 
 @dataclass(frozen=True)
@@ -102,10 +83,14 @@ class TextStream:
 
 @dataclass
 class _Batch:
-    """The rows still running, in batch order. `indices` are the caller's row numbers. last: (B,) ids to feed next."""
+    """The rows still running, in batch order. `indices` are the caller's row numbers.
+
+    logits: (B, V) of the prompts, until they have been looked at. last: (B,) ids to feed next.
+    """
 
     indices: list[int]
     decoding: Decoding
+    logits: Tensor | None
     last: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def keep(self, rows: list[int]) -> None:
@@ -141,9 +126,10 @@ class Engine:
         def end(row: int, reason: FinishReason, error: str | None = None) -> TokenEvent:
             return TokenEvent(row, None, texts[row].flush(), reason, time.perf_counter() - began, error)
 
-        greedy = sampling.temperature == 0
-        with TURNS, computing(sampling.precision):
-            batch, ready, failed, logits = self._start(rows, greedy)
+        def compute(work: Callable[..., T], *given: Any) -> T:
+            return COMPUTE.submit(_computed, sampling.precision, work, *given).result()
+
+        batch, ready, failed = compute(self._start, rows, sampling)
         seconds = time.perf_counter() - began
         yield from (RowReady(row, size, seconds) for row, size in ready)
         yield from (end(row, "error", text) for row, text in failed.items())
@@ -151,23 +137,17 @@ class Engine:
             if stop is not None and stop.is_set():
                 yield from (end(row, "stopped") for row in batch.indices)
                 return
-            if logits is None:
-                try:
-                    with TURNS, computing(sampling.precision):
-                        logits = self._step(batch, greedy)
-                except Exception as error:
-                    log.exception("decoding failed")
-                    yield from (end(row, "error", one_line(error)) for row in batch.indices)
-                    return
-            finite = torch.isfinite(logits.sum(-1)).tolist()  # one pass over what may be 262,144 values per row; isfinite() takes five
-            chosen = choose(logits if all(finite) else logits.nan_to_num(0.0), sampling, [generators[row] for row in batch.indices])
-            logits, going = None, []
-            seconds = time.perf_counter() - began
-            for n, row in enumerate(batch.indices):
-                if not finite[n]:
+            try:
+                chosen = compute(self._next, batch, sampling, generators)
+            except Exception as error:
+                log.exception("decoding failed")
+                yield from (end(row, "error", one_line(error)) for row in batch.indices)
+                return
+            going, seconds = [], time.perf_counter() - began
+            for n, (row, token) in enumerate(zip(batch.indices, chosen, strict=True)):
+                if token is None:
                     yield end(row, "error", "The model produced a value that is not a number for this row.")
                     continue
-                token = int(chosen[n])
                 counts[row] += 1
                 if token in rows[row].stop_ids:
                     yield TokenEvent(row, token, texts[row].flush(), "eos", seconds)
@@ -176,27 +156,25 @@ class Engine:
                 else:
                     going.append(n)
                     yield TokenEvent(row, token, texts[row].push(token), None, seconds)
-            batch.last = chosen
             if going and len(going) < len(batch.indices):
-                batch.keep(going)
+                compute(batch.keep, going)
             elif not going:
                 return
 
-    @torch.inference_mode()
-    def _start(self, rows: Sequence[EngineRow], greedy: bool) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str], Tensor | None]:
-        """Compress, stack, read the prompts. Returns the batch, (row, kv bytes), failures by row, and the first logits."""
+    def _start(self, rows: Sequence[EngineRow], sampling: Sampling) -> tuple[_Batch | None, list[tuple[int, int]], dict[int, str]]:
+        """Compress, stack, read the prompts. Returns the batch, (row, kv bytes), and failures by row."""
         caches, failed = self._compress_each(rows)
         known = {None, *self.model.adapters.names}
         failed |= {n: f"Adapter '{row.decode_adapter}' is not attached." for n, row in enumerate(rows) if row.decode_adapter not in known}
         alive = [n for n in range(len(rows)) if n not in failed]
         if not alive:
-            return None, [], failed, None
+            return None, [], failed
         try:
-            decoding, sizes, logits = self._prefill([rows[n] for n in alive], stack([caches[n] for n in alive]), greedy)
+            batch, sizes = self._prefill([rows[n] for n in alive], stack([caches[n] for n in alive]), alive, sampling)
         except Exception as error:
             log.exception("reading the prompts failed")
-            return None, [], failed | dict.fromkeys(alive, one_line(error)), None
-        return _Batch(alive, decoding), list(zip(alive, sizes, strict=True)), failed, logits
+            return None, [], failed | dict.fromkeys(alive, one_line(error))
+        return batch, list(zip(alive, sizes, strict=True)), failed
 
     def _compress_each(self, rows: Sequence[EngineRow]) -> tuple[dict[int, GistCache], dict[int, str]]:
         """Phase 1 of every row that has one: in one batch, or one by one when the batch fails, to find out which row it is."""
@@ -221,16 +199,28 @@ class Engine:
         together = self.model.compress([row.compression() for row in rows.values()])
         return {n: together.row(at) for at, n in enumerate(rows)}
 
-    def _prefill(self, rows: Sequence[EngineRow], start: GistCache, greedy: bool) -> tuple[Decoding, list[int], Tensor]:
-        """Read the prompts on top of what is compressed. Returns the rows, the bytes of their keys and values, and the first logits."""
+    def _prefill(self, rows: Sequence[EngineRow], start: GistCache, indices: list[int], sampling: Sampling) -> tuple[_Batch, list[int]]:
+        """Read the prompts on top of what is compressed. Returns the batch, and the bytes of each row's keys and values."""
         ids, mask = pad_left([row.plan.prompt_ids for row in rows], self.model.device)
         adapters, cache = [row.decode_adapter for row in rows], start.to_dynamic_cache(self.model.config)
         places, positions = start.followed_by(mask)
-        logits = self.model.next_logits(adapters, ids, places, positions, cache, greedy)
+        logits = self.model.next_logits(adapters, ids, places, positions, cache, sampling.is_greedy)
         keys, values = keys_and_values(cache)
         per_place = sum(t.shape[1] * t.shape[3] * t.element_size() for t in (*keys, *values))
-        return self.model.decoding(adapters, places, positions, cache), [per_place * int(n) for n in places.sum(1)], logits
+        batch = _Batch(indices, self.model.decoding(adapters, places, positions, cache), logits)
+        return batch, [per_place * int(n) for n in places.sum(1)]
 
-    @torch.inference_mode()
-    def _step(self, batch: _Batch, greedy: bool) -> Tensor:
-        return batch.decoding.next_logits(batch.last.to(self.model.device), greedy)
+    def _next(self, batch: _Batch, sampling: Sampling, generators: Sequence[torch.Generator]) -> list[int | None]:
+        """The next token of each row; None where the logits are not numbers."""
+        if batch.logits is None:
+            batch.logits = batch.decoding.next_logits(batch.last.to(self.model.device), sampling.is_greedy)
+        logits, batch.logits = batch.logits, None
+        finite = torch.isfinite(logits.sum(-1)).tolist()  # one pass over what may be 262,144 values per row; isfinite() takes five
+        batch.last = choose(logits if all(finite) else logits.nan_to_num(0.0), sampling, [generators[row] for row in batch.indices])
+        return [token if known else None for token, known in zip(batch.last.tolist(), finite, strict=True)]
+
+
+@torch.inference_mode()
+def _computed(precision: Precision, work: Callable[..., T], *given: Any) -> T:
+    with computing(precision):
+        return work(*given)

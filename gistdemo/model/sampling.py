@@ -20,7 +20,7 @@ def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
 
     logits: (B, V) fp32. generators: B, used only when sampling.temperature > 0. Returns (B,) int64 on the CPU.
     """
-    if sampling.temperature == 0:
+    if sampling.is_greedy:
         return logits.argmax(-1).cpu()
     probabilities = nucleus((logits / sampling.temperature).softmax(-1), sampling.top_p).cpu()
     return torch.cat([torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)])
