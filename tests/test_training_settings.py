@@ -11,6 +11,7 @@ from lessons import lesson
 from gistdemo.errors import UsageError
 from gistdemo.train.batches import StepOrder, draw, epoch_order
 from gistdemo.train.config import TrainConfig
+from gistdemo.train.modes import MODES
 
 
 def refusal(**values) -> str:
@@ -35,7 +36,7 @@ def test_every_setting_that_is_not_allowed_is_named_at_once():
         sampled_vocabulary=-1,
     )
     parts = [
-        "mode is 'magic', allowed are embeddings, joint, compressor",
+        f"mode is 'magic', allowed are {', '.join(MODES)}",
         "name is '../up'",
         "steps is 0, allowed are 1 or more",
         "batch_size is -1",
