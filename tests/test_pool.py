@@ -35,7 +35,8 @@ class Loader:
             assert self.gate.wait(SECONDS), "the gate was never opened"
         if self.fails:
             raise self.fails.pop(0)
-        model = SimpleNamespace(model=torch.nn.Module(), config=SimpleNamespace(hidden_size=4, max_position_embeddings=4096))
+        config = SimpleNamespace(hidden_size=4, max_position_embeddings=4096)
+        model = SimpleNamespace(model=torch.nn.Module(), config=config, quicken=lambda: None)
         return LoadedBackbone(name, model, toy_tokenizer(), None, "sha256:" + "ab" * 32, "instruct")
 
 
