@@ -180,3 +180,18 @@ def test_a_fast_answer_is_computed_fast_from_the_first_token_on(monkeypatch):
     model.quicken()
     lab = Lab(CHATML, toy_tokenizer(), model)
     assert len(lab.ids([lab.row(c, EXAMPLES[0]) for c in CONDITIONS], Sampling(12, precision="fast"))[0]) == 12 and not used
+
+
+@needs_fast
+@pytest.mark.parametrize("kind", ["llama", "olmo2"])
+def test_a_model_made_quick_has_all_that_exact_answers_need(kind, monkeypatch):
+    """The head of a model with steps of our own is looked at in fp16; elsewhere it is multiplied as it is."""
+    model = GistModel(MAKES[kind]() if kind in MAKES else model_of(kind))
+    model.quicken()
+    kept = {name: sorted(layer.forward.__dict__) for name, layer in model.model.named_modules() if isinstance(layer.forward, Packed)}
+    head = ["_error", "_fast"] if kind == "llama" else ["_exact"]
+    assert kept.pop("lm_head") == sorted([*head, "bias", "weight"])
+    assert set(map(tuple, kept.values())) == {("_exact", "bias", "weight")}
+    lab = Lab(CHATML, toy_tokenizer(), model)
+    lab.ids([lab.row("full", EXAMPLES[0])])
+    assert sorted(model.model.lm_head.forward.__dict__) == sorted([*head, "bias", "weight"]), "and no answer makes another copy"

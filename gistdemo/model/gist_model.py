@@ -96,6 +96,10 @@ class GistModel:
         """Make a model whose weights have their last value ready to answer fast: packed products and, where they fit, steps of its own."""
         pack(self.model)
         self._step = LlamaStep(self.model, self.adapters) if fits(self.model) else None
+        head = self.model.get_output_embeddings().forward
+        for layer in self.model.modules():
+            if isinstance(layer.forward, Packed):
+                layer.forward.prepare(greedy=layer.forward is head and self._step is not None)
 
     def precision(self, asked: Precision) -> Precision:
         """How products are computed when this is asked for: exactly where the weights or the processor allow nothing else."""
