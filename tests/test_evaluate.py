@@ -141,6 +141,20 @@ def test_a_batch_that_was_not_timed_leaves_the_duration_unknown(made, settings, 
     assert evaluate(made, tmp_path / "out", settings)["seconds"] is None
 
 
+def test_an_evaluation_begun_before_there_was_a_choice_of_precision_goes_on(made, settings, tmp_path, monkeypatch):
+    evaluate(made, tmp_path / "a", settings)
+    path = tmp_path / "a" / "request.json"
+    record = json.loads(path.read_text())
+    del record["precision"]
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    monkeypatch.setattr(answers_module, "generate", None)  # nothing is answered again
+    evaluate(made, tmp_path / "a", settings)
+    for spoiled in ("", "[]", "3"):
+        path.write_text(spoiled)
+        with pytest.raises(UsageError, match="holds the answers of another request"):
+            evaluate(made, tmp_path / "a", settings)
+
+
 def test_a_folder_answers_one_request(made, settings, tmp_path):
     evaluate(made, tmp_path / "a", settings)
     with pytest.raises(UsageError, match="holds the answers of another request"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from lab import ADAPTERS, EXAMPLES, Lab, add_random_adapter
-from test_families import config_of, model_of
-from toy import toy_gemma, toy_model, toy_tokenizer
+from test_families import model_of
+from toy import save_toy, toy_gemma, toy_model, toy_tokenizer
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.generation import Sampling
@@ -98,13 +98,11 @@ def test_other_models_take_the_stock_forward_pass():
         model.quicken()
         assert not isinstance(started(model, [None])[0], LlamaDecoding), kind
     assert not fits(model_of("gemma3_text", attn_logit_softcapping=2.0)), "scores that are capped need eager attention"
-    assert config_of("gemma3_text").model_type in FAMILIES
+    assert fits(model_of("gemma3_text")) and not fits(toy_model().bfloat16()), "norms are computed in the precision of the rest"
 
 
 def test_what_is_trained_on_takes_the_stock_forward_pass(settings, tmp_path):
     """Its weights move, and tensors that were found once would not."""
-    from toy import save_toy
-
     model = ModelPool(settings).backbone(str(save_toy(tmp_path / "toy"))).model
     assert not isinstance(started(model, [None])[0], LlamaDecoding)
 
@@ -141,6 +139,20 @@ def test_greedy_tells_apart_what_fp16_cannot():
     exact = plain(x).argmax(-1)
     assert not torch.equal(packed.fast(x).argmax(-1), exact)
     assert torch.equal(packed.greedy(x).argmax(-1), exact)
+
+
+@torch.inference_mode()
+@needs_fast
+@pytest.mark.parametrize("size", [1e-6, 1e-8, 1e6, 1e8])
+def test_greedy_holds_for_weights_that_fp16_cannot_hold(size):
+    plain = layer()
+    plain.weight.mul_(size)
+    x, packed, before = torch.randn(20, 64, generator=torch.Generator().manual_seed(5)), Packed(plain), plain.weight.clone()
+    exact = plain(x)
+    assert torch.equal(packed.greedy(x).argmax(-1), exact.argmax(-1)) and torch.equal(plain.weight, before)
+    assert torch.equal(packed.fast(x), packed.exact(x)) == (size > 1), (
+        "what is too small is rounded to nothing, what is too large is left alone"
+    )
 
 
 @torch.inference_mode()
@@ -189,9 +201,9 @@ def test_a_model_made_quick_has_all_that_exact_answers_need(kind, monkeypatch):
     model = GistModel(MAKES[kind]() if kind in MAKES else model_of(kind))
     model.quicken()
     kept = {name: sorted(layer.forward.__dict__) for name, layer in model.model.named_modules() if isinstance(layer.forward, Packed)}
-    head = ["_error", "_fast"] if kind == "llama" else ["_exact"]
-    assert kept.pop("lm_head") == sorted([*head, "bias", "weight"])
+    head, fast = (["_error", "_fast"], ["_can_be_fast"]) if kind == "llama" else (["_exact"], [])
+    assert kept.pop("lm_head") == sorted([*head, *fast, "bias", "weight"])
     assert set(map(tuple, kept.values())) == {("_exact", "bias", "weight")}
     lab = Lab(CHATML, toy_tokenizer(), model)
     lab.ids([lab.row("full", EXAMPLES[0])])
-    assert sorted(model.model.lm_head.forward.__dict__) == sorted([*head, "bias", "weight"]), "and no answer makes another copy"
+    assert sorted(model.model.lm_head.forward.__dict__) == sorted([*head, *fast, "bias", "weight"]), "and no answer makes another copy"

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_row
@@ -122,13 +122,21 @@ def _subjects(request: EvaluationRequest, settings: Settings) -> tuple[list[Subj
 def _claim(folder: Path, request: EvaluationRequest, examples: Sequence[Example]) -> None:
     """Write the request with the digest of its rows, or check that the folder's is this one."""
     record = dataclasses.asdict(request.named()) | {"digest": rows_digest(examples), "rows_measured": len(examples)}
-    text = json.dumps(record, indent=2) + "\n"
     path = folder / REQUEST_FILE
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and _asked(path) != json.loads(json.dumps(record)):
         raise UsageError(f"Folder '{folder.name}' holds the answers of another request. Give another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_json(path, record)
     write_lines(folder / EXAMPLES_FILE, map(dataclasses.asdict, examples))
+
+
+def _asked(path: Path) -> dict[str, Any]:
+    """What a request file holds; one of before there was a choice of precision has asked for exact answers. {}: nothing of ours."""
+    try:
+        found: dict[str, Any] = {"precision": "exact"} | json.loads(path.read_text(encoding="utf-8"))
+        return found
+    except (ValueError, TypeError):
+        return {}
 
 
 def _ends(work: Sequence[Batch]) -> list[int]:

@@ -28,15 +28,14 @@ from gistdemo.model.window import window_of
 FAMILIES = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")  # read in transformers 5.23; tests compare each with the stock model
 ROOM = 64  # places by which a cache grows
 Product = Callable[[Tensor], Tensor]
-Added = tuple[
-    Tensor, list[tuple[int, Tensor]]
-]  # an adapter's A's side by side (in, ranks); number of a layer and its B (rank, out), scaled
+# what an adapter adds: its A's side by side (in, ranks); of each layer that has one, its number and its B (rank, out), scaled
+Added = tuple[Tensor, list[tuple[int, Tensor]]]
 Lora = dict[tuple[str, ...], Added]  # by paths of layers
 
 
 def fits(model: Any) -> bool:
-    """Whether `LlamaStep` serves this model: its type, and one attention for all of it."""
-    return model.config.model_type in FAMILIES and model.config._attn_implementation == "sdpa"
+    """Whether `LlamaStep` serves this model: its type, plain attention, and fp32, for norms and softmax are computed as the rest is."""
+    return model.config.model_type in FAMILIES and model.config._attn_implementation == "sdpa" and model.dtype == torch.float32
 
 
 @dataclass(frozen=True)

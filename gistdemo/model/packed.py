@@ -6,7 +6,7 @@ the library reads it in an order that wastes the memory bus, or copies it first,
     exact   oneDNN, weights in fp32: the plain product up to the order of its sums
     fast    FBGEMM, weights in fp16, everything else in fp32: half the bytes; a weight is off by 1/2048 of itself at most
 
-docs/PERFORMANCE.md has the times, and what the second changes.
+docs/LOG.md has the times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gistdemo.memory import page_out
 ROWS = 16  # the layout is chosen for so many; measured, every number from 2 to 64 is served equally well by it
 EXACT_KERNEL = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch gives it no types
 FAST_KERNEL = "fbgemm" in torch.backends.quantized.supported_engines  # processors with AVX2
-ROUNDING = 2.0**-11  # of a weight, as fp16
+ROUNDING, STEP = 2.0**-11, 2.0**-25  # what fp16 is off by at most: of a weight, and where it is too small for that
 _now = threading.local()
 
 
@@ -73,7 +73,7 @@ class Packed:
 
     def prepare(self, greedy: bool) -> None:
         """Make the copies that exact answers need, so that the first one need not wait for them. greedy: see `greedy`."""
-        if greedy and FAST_KERNEL:
+        if greedy and self._can_be_fast:
             _ = self._fast, self._error
         elif EXACT_KERNEL:
             _ = self._exact
@@ -90,8 +90,8 @@ class Packed:
         return product
 
     def fast(self, x: Tensor) -> Tensor:
-        """As `exact`, on machines that have no kernel for it."""
-        if not FAST_KERNEL:
+        """As `exact`, where there is no kernel for it or fp16 cannot hold the weight."""
+        if not self._can_be_fast:
             return self.exact(x)
         product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._fast)
         return product
@@ -102,7 +102,7 @@ class Packed:
         The fast product tells which outputs can be the largest, for it is off by a known share at most; these are computed exactly.
         The other values stay as the fast product has them, and below the largest.
         """
-        if not FAST_KERNEL:
+        if not self._can_be_fast:
             return self.exact(x)
         rough = self.fast(x)
         off = self._error * x.norm(dim=-1, keepdim=True)
@@ -112,6 +112,11 @@ class Packed:
         found = (self.weight[outputs] * x[rows]).sum(-1)
         rough[rows, outputs] = found if self.bias is None else found + self.bias[outputs]
         return rough
+
+    @cached_property
+    def _can_be_fast(self) -> bool:
+        """FBGEMM would cut larger weights down, in the plain tensor as well."""
+        return FAST_KERNEL and bool(self.weight.detach().abs().max() <= torch.finfo(torch.float16).max)
 
     @cached_property
     def _exact(self) -> Any:
@@ -129,5 +134,7 @@ class Packed:
     @cached_property
     def _error(self) -> float:
         """What a fast product can be off by, per unit of its input's norm: rounded weights (Cauchy-Schwarz), and the order of sums."""
-        sums = 2 * self.weight.shape[1] * torch.finfo(torch.float32).eps
-        return (ROUNDING + sums) * float(self.weight.detach().norm(dim=1).max())
+        width = self.weight.shape[1]
+        sums = 2 * width * torch.finfo(torch.float32).eps
+        largest = float(self.weight.detach().norm(dim=1).max())
+        return (ROUNDING + sums) * largest + float(STEP * width**0.5)
