@@ -23,7 +23,7 @@ from gistdemo.checkpoint.registry import find_row
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.errors import UsageError
 from gistdemo.generation import Precision, RowReady, Sampling
-from gistdemo.model.engine import EngineRow
+from gistdemo.model.answering import EngineRow
 from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings

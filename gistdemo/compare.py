@@ -27,7 +27,8 @@ from gistdemo.settings import Settings
 
 if TYPE_CHECKING:
     from gistdemo.checkpoint.pool import LoadedBackbone, ModelPool
-    from gistdemo.model.engine import Engine, EngineRow
+    from gistdemo.model.answering import EngineRow
+    from gistdemo.model.engine import Engine
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 0.1  # how soon `stop` is noticed while nothing else happens
@@ -170,7 +171,8 @@ class _Grid:
         elif isinstance(event.event, RowReady):
             if self._loading and event.cell in self._loading.cells:
                 self._loading = None
-            self._update(event.cell, status="running", kv_bytes=event.event.kv_bytes, note=None)
+            ready = event.event
+            self._update(event.cell, status="running", kv_bytes=ready.kv_bytes, gist_reused=ready.gist_reused, note=None)
         else:
             self._token(event.cell, event.event)
 

@@ -48,11 +48,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class RowReady:
-    """The prompt of a row has been read. kv_bytes: keys and values that its answer attends to. seconds: since the request."""
+    """The prompt of a row has been read. kv_bytes: keys and values that its answer attends to. seconds: since the request.
+
+    waited: seconds of these before its turn came. gist_reused: its instruction had been compressed before, so no pass was needed for it.
+    """
 
     row: int
     kv_bytes: int
     seconds: float
+    waited: float = 0.0
+    gist_reused: bool = False
 
 
 @dataclass(frozen=True)

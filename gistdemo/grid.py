@@ -67,6 +67,7 @@ class Cell:
     prompt_tokens: all the decoder attends to when the answer starts. kv_bytes: their keys and values. instruction_tokens ->
     kept_tokens: the compression of the instruction. first_token_seconds: from the start of this generation, model loaded.
     normalised: the `MAIN` score between `none` (0) and `full` (100) of the same checkpoint.
+    gist_reused: its instruction had been compressed for an earlier answer.
     note: why there is nothing to see: how far the model is that this cell waits for, or (status "done") that its row has no gist.
     """
 
@@ -78,6 +79,7 @@ class Cell:
     instruction_tokens: int | None = None
     kept_tokens: int | None = None
     kv_bytes: int | None = None
+    gist_reused: bool = False
     answer_tokens: int = 0
     first_token_seconds: float | None = None
     tokens_per_second: float | None = None

@@ -1,7 +1,8 @@
 """Make anew what is derived from the checkpoints: the evaluations that come with the app, docs/FIGURES.md, the tables of README and About.
 
-    python scripts/rebuild.py --data DATA [--work WORK] [--only embedded-examples]   measure, then write; an interrupted run goes on
-    python scripts/rebuild.py                                                        write from the evaluations that are there
+    python scripts/rebuild.py --data DATA [--work WORK] [--only embedded-examples] [--checkpoint NAME]
+                                measure, then write; an interrupted run goes on. NAME: measure this one, keep what is known of the others
+    python scripts/rebuild.py   write from the evaluations that are there
 
 This is the second half: `scripts/recipes/NAME.sh DATA` trains a checkpoint, this makes anew what is derived from all of them.
 DATA: folder with Alpaca rows, train.jsonl and validation_unseen.jsonl. Of their evaluations only the figures are shipped; the answers to the
@@ -15,7 +16,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,11 +26,14 @@ import earlier_experiment
 from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_checkpoints
 from gistdemo.cli.output import log_to_stderr
 from gistdemo.conditions import CONDITIONS
+from gistdemo.evaluate.answers import TIMINGS_FILE
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.evaluate.run import evaluate
+from gistdemo.files import read, write_json, write_lines
 from gistdemo.metrics import MAIN
 from gistdemo.present.entries import mean_of
 from gistdemo.present.markdown import markdown_table
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE
 from gistdemo.results.evaluation import RESULTS_FILE, Results, find_evaluations, keep_beside, read_results
 from gistdemo.results.summary import Entry
 from gistdemo.settings import Settings
@@ -71,17 +75,37 @@ def shipped(data: Path) -> tuple[Shipped, ...]:
     )
 
 
-def measure(one: Shipped, work: Path, settings: Settings) -> None:
+def measure(one: Shipped, work: Path, settings: Settings, checkpoint: str | None) -> None:
     """Evaluate, or go on with it, and put the result where the app finds it and beside the checkpoints."""
-    results = evaluate(one.request, work / one.id, settings, one.title)
-    place = settings.assets_dir / "evaluations" / one.id
+    request = replace(one.request, checkpoints=(checkpoint,)) if checkpoint else one.request
+    folder, place = work / "-".join((one.id, *([checkpoint] if checkpoint else []))), settings.assets_dir / "evaluations" / one.id
+    results = evaluate(request, folder, settings, one.title)
     place.mkdir(parents=True, exist_ok=True)
-    names = [RESULTS_FILE, *(["rows.jsonl", "timings.jsonl", "examples.jsonl"] if one.with_answers else [])]
-    for name in names:
-        shutil.copy(work / one.id / name, place / name)
+    if checkpoint:
+        put_in_place(folder, place, checkpoint, one.with_answers)
+    else:
+        for name in (RESULTS_FILE, *((ROWS_FILE, TIMINGS_FILE, EXAMPLES_FILE) if one.with_answers else ())):
+            shutil.copy(folder / name, place / name)
     if not one.with_answers:
-        for name in one.request.checkpoints:
+        for name in request.checkpoints:
             keep_beside(results, name, find_row(name, settings).entry.folder / EVALUATION_FILE)
+
+
+def put_in_place(source: Path, place: Path, name: str, with_answers: bool) -> None:
+    """Put what was measured of one checkpoint into the evaluation that is shipped, in place of what stood there."""
+    before, fresh = read_results(place), read_results(source)
+    if before.results["digest"] != fresh.results["digest"]:
+        raise SystemExit(f"{place.name} was measured on other rows than these; measure all checkpoints.")
+    entries = [e for e in before.results["answers"] if e["checkpoint"] != name] + fresh.results["answers"]
+    entries.sort(key=lambda entry: CHECKPOINTS.index(entry["checkpoint"]))
+    kept = {key: fresh.results[key] for key in ("format", "created", "versions")}
+    if with_answers:
+        old, new = (list(zip(e.rows(), read(e.folder / TIMINGS_FILE), strict=True)) for e in (before, fresh))
+        found = [pair for pair in old if pair[0]["checkpoint"] != name] + new
+        found.sort(key=lambda pair: CHECKPOINTS.index(pair[0]["checkpoint"]))
+        write_lines(place / ROWS_FILE, (answer for answer, _ in found))
+        write_lines(place / TIMINGS_FILE, (timing for _, timing in found))
+    write_json(place / RESULTS_FILE, {**before.results, **kept, "answers": entries, "seconds": None})
 
 
 # --- what is written ------------------------------------------------------------------------------------------------------
@@ -183,12 +207,13 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder with Alpaca rows; without it nothing is measured")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "rebuild", help="folder that keeps what was answered so far")
     parser.add_argument("--only", help="measure this evaluation only")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, help="measure this checkpoint only")
     args = parser.parse_args(None if arguments is None else list(arguments))
     log_to_stderr()
     settings = Settings.from_env()
     for one in shipped(args.data) if args.data else ():
         if args.only in (None, one.id):
-            measure(one, args.work, settings)
+            measure(one, args.work, settings, args.checkpoint)
     (ROOT / "docs" / "FIGURES.md").write_text(figures_page(settings), encoding="utf-8")
     for text in (ROOT / "README.md", settings.assets_dir / "about.md"):
         replace_block(text, "figures", figures_block(settings))

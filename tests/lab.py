@@ -13,7 +13,8 @@ from toy import toy_model, toy_tokenizer
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.generation import RowReady, Sampling, TokenEvent
-from gistdemo.model.engine import Engine, EngineRow
+from gistdemo.model.answering import EngineRow
+from gistdemo.model.engine import Engine
 from gistdemo.model.gist_model import Compression, GistModel
 from gistdemo.prompts import CHATML, Example, PromptEncoder, PromptPlan, Template, plan
 

@@ -23,7 +23,7 @@ from gistdemo.checkpoint.manifest import GIST_FILE, Manifest, describe_files
 from gistdemo.checkpoint.registry import ModelRow
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.generation import RowReady, Sampling, TokenEvent
-from gistdemo.model.engine import TextStream
+from gistdemo.model.text_stream import TextStream
 from gistdemo.prompts import CHATML, PLAIN, PromptEncoder, PromptPlan
 from gistdemo.settings import Settings
 
@@ -153,7 +153,7 @@ class ScriptedEngine:
                     return
                 if stop is not None and stop.is_set():
                     for n in going:
-                        yield TokenEvent(n, None, texts[n].flush(), "stopped", time.perf_counter() - began)
+                        yield TokenEvent(n, None, texts[n].rest(), "stopped", time.perf_counter() - began)
                     return
                 if pool.crash is not None and step >= pool.crash_after:
                     raise pool.crash
@@ -163,11 +163,11 @@ class ScriptedEngine:
                     token, row = next(queues[n]), rows[n]
                     counts[n] += 1
                     if token == row.encoder.end_id and lines[n].error is not None:
-                        yield TokenEvent(n, None, texts[n].flush(), "error", seconds, lines[n].error)
+                        yield TokenEvent(n, None, texts[n].rest(), "error", seconds, lines[n].error)
                     elif token in row.encoder.stop_ids:
-                        yield TokenEvent(n, token, texts[n].flush(), "eos", seconds)
+                        yield TokenEvent(n, token, texts[n].rest(), "eos", seconds)
                     elif counts[n] == sampling.max_new_tokens:
-                        yield TokenEvent(n, token, texts[n].push(token) + texts[n].flush(), "limit", seconds)
+                        yield TokenEvent(n, token, texts[n].push(token) + texts[n].rest(), "limit", seconds)
                     else:
                         yield TokenEvent(n, token, texts[n].push(token), None, seconds)
                         continue

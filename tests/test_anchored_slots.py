@@ -95,7 +95,7 @@ def test_what_is_trained_is_what_is_generated_with(tmp_path, settings, mode):
         first = logits[torch.tensor([0, len(rows[0].answer), len(rows[0].answer) + len(rows[1].answer)])]
         plans = [plan(row.encoded, CONDITIONS["gist"], 4, kind) for row in rows]
         lab = Lab(model=learner.ground.model)
-        from gistdemo.model.engine import EngineRow
+        from gistdemo.model.answering import EngineRow
 
         engine_rows = [EngineRow(p, frozenset(), learner.slots.detach(), learner.compress_adapter, learner.decode_adapter) for p in plans]
         assert [ids[0] for ids in lab.ids(engine_rows)] == first.argmax(-1).tolist()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from dataclasses import replace
 
 import pytest
 import torch
-from lab import EXAMPLES, NEVER, Lab
+from lab import EXAMPLES, NEVER, Lab, add_random_adapter, lively_model
 
 from gistdemo.generation import RowReady, Sampling, TokenEvent
-from gistdemo.model.engine import EngineRow, TextStream
+from gistdemo.model import batch
+from gistdemo.model.answering import EngineRow
+from gistdemo.model.batch import COMPUTE
 from gistdemo.model.gist_model import GistModel
-from gistdemo.model.sampling import choose, nucleus, row_generators
+from gistdemo.model.sampling import draw, nucleus
+from gistdemo.model.text_stream import TextStream
+from gistdemo.prompts import Example
 
 WARM = Sampling(12, temperature=1.2, top_p=0.9, seed=11)
 
@@ -67,19 +73,21 @@ def test_no_row_gives_no_event(lab):
 # --- events --------------------------------------------------------------------------------------------------------------
 
 
-def test_events_come_prompts_first_then_step_by_step_in_row_order(adapted):
+def test_prompts_that_need_no_compression_are_read_first_and_rows_that_began_together_go_on_step_by_step(adapted):
     rows = mixed_rows(adapted)
     events = list(adapted.engine.stream(rows, Sampling(6)))
-    ready, tokens = events[: len(rows)], events[len(rows) :]
-    assert all(isinstance(e, RowReady) for e in ready) and sorted(e.row for e in ready) == list(range(len(rows)))
-    assert all(isinstance(e, TokenEvent) for e in tokens)
-    counted = {row: 0 for row in range(len(rows))}
-    position = []
-    for event in tokens:
-        counted[event.row] += 1
-        position.append((counted[event.row], event.row))
-    assert position == sorted(position), "within a step in row order, and no row ahead of the others"
-    assert all(sum(e.row == row and e.finish_reason is not None for e in tokens) == 1 for row in counted)
+    ready = [e.row for e in events if isinstance(e, RowReady)]
+    text = [n for n, row in enumerate(rows) if row.plan.compress_ids is None]
+    assert ready == text + [n for n in range(len(rows)) if n not in text]
+    assert [type(e) for e in events[: len(text) + 1]] == [RowReady] * len(text) + [TokenEvent], "no token waits for a gist of another row"
+    for together in (text, [n for n in range(len(rows)) if n not in text]):
+        counted, position = dict.fromkeys(together, 0), []
+        for event in (e for e in events if isinstance(e, TokenEvent) and e.row in counted):
+            counted[event.row] += 1
+            position.append((counted[event.row], event.row))
+        assert position == sorted(position), "within a step in row order, and no row ahead of the others"
+    tokens = [e for e in events if isinstance(e, TokenEvent)]
+    assert all(sum(e.row == row and e.finish_reason is not None for e in tokens) == 1 for row in range(len(rows)))
     seconds = [e.seconds for e in events]
     assert seconds == sorted(seconds) and seconds[0] >= 0
 
@@ -139,7 +147,7 @@ def test_a_character_cut_by_the_end_comes_out_once_as_unknown(lab, cut):
     stream = TextStream(lab.tokenizer)
     ids = lab.encoder.text_ids("ok 🎉")[: 3 + cut]
     assert "".join(stream.push(i) for i in ids) == "ok "
-    assert stream.flush() == "\ufffd" and stream.flush() == ""
+    assert stream.rest() == "\ufffd" and stream.rest() == "\ufffd", "asking changes nothing"
 
 
 def test_random_bytes_stream_to_the_same_text_as_decoding_them_at_once(lab):
@@ -147,28 +155,50 @@ def test_random_bytes_stream_to_the_same_text_as_decoding_them_at_once(lab):
     for _ in range(30):
         ids = torch.randint(0, 259, (40,), generator=generator).tolist()
         stream = TextStream(lab.tokenizer)
-        assert "".join(stream.push(i) for i in ids) + stream.flush() == lab.tokenizer.decode(ids)
+        assert "".join(stream.push(i) for i in ids) + stream.rest() == lab.tokenizer.decode(ids)
 
 
 # --- stopping ------------------------------------------------------------------------------------------------------------
 
 
+class Gated(GistModel):
+    """A model that waits before every pass until it is let go on; everything around it is the real thing."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.gate, self.passes = threading.Semaphore(0), 0
+
+    def next_logits(self, *inputs):
+        assert self.gate.acquire(timeout=20), "nobody let the model go on"
+        self.passes += 1
+        return super().next_logits(*inputs)
+
+
+@pytest.fixture
+def gated(template) -> Lab:
+    return Lab(template, model=Gated(lively_model()))
+
+
 @pytest.mark.parametrize("after", [1, 5])
-def test_a_stop_request_ends_all_rows_within_one_step_and_keeps_their_text(adapted, after):
-    rows = [row for row in mixed_rows(adapted) if row.stop_ids == NEVER]
-    stop, free = threading.Event(), adapted.ids(rows)
+def test_a_stop_request_ends_all_rows_within_one_step_and_keeps_their_text(gated, after):
+    rows = [gated.row("full", example) for example in EXAMPLES]
+    stop = threading.Event()
+    gated.model.gate.release(after)
     ids, texts, reasons = [[] for _ in rows], ["" for _ in rows], {}
-    for event in adapted.engine.stream(rows, Sampling(24), stop):
+    for event in gated.engine.stream(rows, Sampling(24), stop):
         if isinstance(event, RowReady):
             continue
         ids[event.row] += [] if event.token_id is None else [event.token_id]
         texts[event.row] += event.text
         if event.finish_reason:
             reasons[event.row] = event.finish_reason
-        if len(ids[0]) == after:
+        if len(ids[-1]) == after and not stop.is_set():
             stop.set()
+            gated.model.gate.release()  # the step that may have begun
     assert set(reasons.values()) == {"stopped"} and len(reasons) == len(rows)
-    assert ids == [one[:after] for one in free] and texts == [adapted.tokenizer.decode(one) for one in ids]
+    assert all(len(one) - after in (0, 1) for one in ids) and texts == [gated.tokenizer.decode(one) for one in ids]
+    gated.model.gate.release(100)
+    assert [one[: len(cut)] for one, cut in zip(gated.ids(rows), ids, strict=True)] == ids
 
 
 def test_a_stop_request_before_the_first_token_gives_no_token(lab):
@@ -185,6 +215,176 @@ def test_a_request_that_is_left_early_disturbs_no_later_one(lab):
         next(stream)
     stream.close()
     assert lab.ids(rows) == before
+
+
+# --- several requests at once ---------------------------------------------------------------------------------------------
+
+
+def taken(stream, count: int | None = None) -> list:
+    """The first events of a stream, or all that is left of it."""
+    return list(stream if count is None else itertools.islice(stream, count))
+
+
+def test_requests_that_join_one_after_another_get_the_answers_they_get_alone(adapted):
+    """Rows come in and leave while others are at any other place of their answer."""
+    rows = mixed_rows(adapted)
+    limits = [Sampling(4 + 3 * n) for n in range(len(rows))]
+    alone = [adapted.ids([row], limit)[0] for row, limit in zip(rows, limits, strict=True)]
+    streams = [adapted.engine.stream([row], limit) for row, limit in zip(rows, limits, strict=True)]
+    events: list[list] = [[] for _ in rows]
+    for round_number in range(3):
+        for n, stream in enumerate(streams):
+            events[n] += taken(stream, 1 + (n + round_number) % 3)
+    for n, stream in enumerate(streams):
+        events[n] += taken(stream)
+    assert [[e.token_id for e in one if isinstance(e, TokenEvent)] for one in events] == alone
+
+
+def test_sampled_and_greedy_requests_share_a_batch(adapted):
+    rows = [row for row in mixed_rows(adapted) if row.stop_ids == NEVER]
+    alone = adapted.ids(rows, WARM), adapted.ids(rows, Sampling(12))
+    first, second = adapted.engine.stream(rows, WARM), adapted.engine.stream(rows, Sampling(12))
+    begun = taken(first, 5), taken(second, 5)
+    for stream, before, expected in zip((first, second), begun, alone, strict=True):
+        answers: list[list[int]] = [[] for _ in rows]
+        for event in [*before, *stream]:
+            if isinstance(event, TokenEvent):
+                answers[event.row].append(event.token_id)
+        assert answers == expected
+
+
+def test_equal_prompts_of_two_callers_are_one_answer_and_the_later_one_is_told_all_of_it(gated):
+    row = gated.row("full", EXAMPLES[1])
+    first = gated.engine.stream([row], Sampling(10))
+    gated.model.gate.release(4)
+    begun = taken(first, 5)
+    second, other = (gated.engine.stream([row], s) for s in (Sampling(10), Sampling(9)))
+    gated.model.gate.release()  # the step under way; then the second caller is heard
+    told = [next(second)]
+    gated.model.gate.release(100)
+    later = [*told, *second]
+    whole = begun + taken(first)
+    assert gated.model.passes == 10, "one pass a token, for both"
+    assert [(type(e), getattr(e, "token_id", None)) for e in later] == [(type(e), getattr(e, "token_id", None)) for e in whole]
+    assert "".join(e.text for e in later[1:]) == "".join(e.text for e in whole[1:]) and later[-1].finish_reason == "limit"
+    assert len(taken(other)) == 10, "another limit is another answer"
+
+
+def test_one_caller_of_a_shared_answer_may_stop_and_the_other_hears_the_rest(gated):
+    row, stop = gated.row("full", EXAMPLES[1]), threading.Event()
+    leaving, staying = gated.engine.stream([row], Sampling(10), stop), gated.engine.stream([row], Sampling(10))
+    gated.model.gate.release(3)
+    taken(leaving, 3)
+    gated.model.gate.release()
+    next(staying)
+    stop.set()
+    gated.model.gate.release(100)
+    assert taken(leaving)[-1].finish_reason == "stopped"
+    answer = [e.token_id for e in staying]
+    assert len(answer) == 10 and answer == gated.ids([row], Sampling(10))[0]
+
+
+def test_equal_rows_of_one_request_are_computed_once(gated):
+    rows = [gated.row("full", EXAMPLES[1]), gated.row("full", EXAMPLES[0]), gated.row("full", EXAMPLES[1])]
+    gated.model.gate.release(100)
+    seen = []
+    read = gated.model.read
+    gated.model.read = lambda adapters, *rest: seen.append(len(adapters)) or read(adapters, *rest)
+    answers = gated.ids(rows, Sampling(5))
+    assert seen == [2] and answers[0] == answers[2] != answers[1]
+
+
+def test_more_rows_than_fit_take_the_places_of_those_that_ended(lab, monkeypatch):
+    monkeypatch.setattr(batch, "ROWS", 5)
+    rows = [lab.row(condition, example, 3) for condition in ("full", "gist", "truncated", "none", "blind") for example in EXAMPLES]
+    samplings = Sampling(9)
+    alone = [lab.ids([row], samplings)[0] for row in rows]
+    widths, next_logits = [], lab.model.next_logits
+    lab.model.next_logits = lambda adapters, *rest: widths.append(len(adapters)) or next_logits(adapters, *rest)
+    assert lab.ids(rows, samplings) == alone and max(widths) == 5
+
+
+def test_a_short_request_does_not_wait_for_a_long_one(gated, monkeypatch):
+    """Twenty rows of thirty tokens, four at a time, are 150 passes; who comes after the second gets the first place that is free."""
+    monkeypatch.setattr(batch, "ROWS", 4)
+    many = [gated.row("truncated", Example(f"Say {word} to the {n}th of them."), 9) for n in range(10) for word in ("yes", "no")]
+    long = gated.engine.stream(many, Sampling(30))
+    gated.model.gate.release(2)
+    begun = taken(long, 8)
+    answers: list[list[list[int]]] = []
+    short = threading.Thread(target=lambda: answers.append(gated.ids([gated.row("full", EXAMPLES[0])], Sampling(3))))
+    short.start()
+    time.sleep(0.05)  # its question is in the line now
+    gated.model.gate.release(38)
+    short.join(timeout=15)
+    assert answers and len(answers[0][0]) == 3
+    gated.model.gate.release(300)
+    assert sum(e.finish_reason is not None for e in (*begun, *long) if isinstance(e, TokenEvent)) == len(many)
+
+
+def test_an_engine_that_answers_nobody_holds_nothing(adapted):
+    stream = adapted.engine.stream(mixed_rows(adapted), Sampling(50))
+    taken(stream, 12)
+    stream.close()
+    COMPUTE.submit(int).result()  # the turn under way
+    COMPUTE.submit(int).result()  # and the one that finds nobody
+    idle = adapted.engine._batches["exact"]
+    assert (idle._known, idle._waiting, idle._rows, idle._decoding) == ({}, [], [], None)
+
+
+# --- gists that were made before -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(template, monkeypatch) -> Lab:
+    """A model whose weights have their last value, counting what is compressed."""
+    lab = Lab(template)
+    lab.model.quicken()
+    lab.compressed = []
+    compress = lab.model.compress
+    monkeypatch.setattr(lab.model, "compress", lambda rows: lab.compressed.append(len(rows)) or compress(rows))
+    return lab
+
+
+def test_a_repeated_instruction_is_not_compressed_again_whatever_its_input(counted):
+    first = counted.generate([counted.row("gist", EXAMPLES[1])])
+    again = [counted.row("gist", EXAMPLES[1]), counted.row("gist", replace(EXAMPLES[1], input="good night, my friend"))]
+    events = list(counted.engine.stream(again, Sampling(12)))
+    assert counted.compressed == [1] and all(e.gist_reused for e in events if isinstance(e, RowReady))
+    assert [e.token_id for e in events if isinstance(e, TokenEvent) and e.row == 0] == first[0].ids
+    fresh = Lab(counted.encoder.template)
+    assert [e.token_id for e in events if isinstance(e, TokenEvent) and e.row == 1] == fresh.ids([again[1]])[0]
+    assert (counted.engine.gists.hits, counted.engine.gists.misses) == (2, 1)
+
+
+def test_another_budget_adapter_or_set_of_slots_is_another_gist(counted):
+    add_random_adapter(counted.model, "one", 0)
+    row = counted.row("gist", EXAMPLES[1])
+    others = [counted.row("gist", EXAMPLES[1], 5), counted.row("gist", EXAMPLES[1], adapter="one"), replace(row, slots=row.slots.clone())]
+    for one in (row, *others):
+        assert not counted.generate([one])[0].error
+    assert counted.compressed == [1, 1, 1, 1]
+
+
+def test_gists_leave_when_there_is_no_room_the_longest_unused_first(counted):
+    rows = [counted.row("gist", example) for example in EXAMPLES[:3]]
+    counted.generate(rows[:1])
+    counted.engine.gists.most_bytes = 2 * counted.engine.gists.bytes
+    for row in (rows[1], rows[0], rows[2]):
+        counted.generate([row])
+    counted.compressed.clear()
+    for row in (rows[0], rows[2]):
+        counted.generate([row])
+    assert counted.compressed == []
+    counted.generate([rows[1]])
+    assert counted.compressed == [1] and counted.engine.gists.bytes <= counted.engine.gists.most_bytes
+
+
+def test_where_weights_still_move_no_gist_is_kept(lab):
+    row = lab.row("gist", EXAMPLES[1])
+    before = lab.ids([row])
+    row.slots.mul_(-1.0)
+    assert lab.ids([row]) != before
 
 
 # --- failing rows --------------------------------------------------------------------------------------------------------
@@ -241,7 +441,6 @@ def test_nucleus_keeps_the_fewest_tokens_that_reach_top_p():
 def test_sampling_follows_the_probabilities_and_never_leaves_the_nucleus():
     logits = torch.tensor([[0.0, 2.0, 1.0, -1.0]]).expand(4000, -1)
     sampling = Sampling(temperature=2.0, top_p=0.8)
-    drawn = choose(logits, sampling, [torch.Generator().manual_seed(n) for n in range(4000)])
+    drawn = torch.tensor([draw(row, sampling, torch.Generator().manual_seed(n)) for n, row in enumerate(logits)])
     share = torch.bincount(drawn, minlength=4) / 4000
     assert torch.allclose(share, nucleus((logits[:1] / 2).softmax(-1), 0.8)[0], atol=0.03) and share[3] == 0
-    assert choose(logits[:3], Sampling(), row_generators(Sampling(), 3)).tolist() == [1, 1, 1]

@@ -125,7 +125,11 @@ def test_stopping_keeps_what_was_answered(made, settings, tmp_path, monkeypatch)
     told = []
     with pytest.raises(WorkStopped, match="Stopped after 2 of"):
         evaluate(made, tmp_path / "out", settings, report=lambda *now: told.append(now), should_stop=lambda: len(told) == 2)
-    assert [done for done, _ in told] == [4, 8] and not (tmp_path / "out" / "eval_results.json").exists()
+    assert (
+        [done for done, _ in told] == [4, 8]
+        and len(read(tmp_path / "out" / "timings.jsonl")) >= 8
+        and not (tmp_path / "out" / "eval_results.json").exists()
+    )
     results = evaluate(made, tmp_path / "out", settings, report=lambda *now: told.append(now))
     assert results["rows"] == len(ROWS) and told[-1][0] == told[-1][1] and [d for d, _ in told] == sorted(d for d, _ in told)
     timings = read(tmp_path / "out" / "timings.jsonl")

@@ -11,7 +11,7 @@ from toy import save_toy, toy_gemma, toy_model, toy_tokenizer
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.generation import Sampling
 from gistdemo.model import llama_step
-from gistdemo.model.gist_model import GistModel, pad_left
+from gistdemo.model.gist_model import GistModel
 from gistdemo.model.llama_step import FAMILIES, LlamaDecoding, fits
 from gistdemo.model.packed import FAST_KERNEL, Packed, computing
 from gistdemo.prompts import CHATML
@@ -40,11 +40,8 @@ def pair(make) -> tuple[GistModel, GistModel]:
 
 def started(model: GistModel, adapters, greedy: bool = False):
     """The prompts read: what goes on from there, and the first logits."""
-    ids, mask = pad_left(PROMPTS[: len(adapters)], "cpu")
-    places, positions = model.empty(len(adapters)).followed_by(mask)
-    cache = model.empty(len(adapters)).to_dynamic_cache(model.config)
-    logits = model.next_logits(adapters, ids, places, positions, cache, greedy)
-    return model.decoding(adapters, places, positions, cache), logits
+    logits, cache = model.read(adapters, [model.empty(len(adapters))], PROMPTS[: len(adapters)], greedy)
+    return model.decoding(adapters, [cache]), logits
 
 
 def test_every_family_that_is_served_is_tried_here():
@@ -68,16 +65,19 @@ def test_logits_are_those_of_the_stock_model(kind, adapters, monkeypatch):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", MAKES)
-def test_rows_that_end_leave_the_others_as_they_are(kind):
+def test_rows_that_end_and_rows_that_join_leave_the_others_as_they_are(kind):
+    """Rows of two batches of unequal length put together, less and less of them; the stock model never saw them apart."""
     plain, quick = pair(MAKES[kind])
     adapters = [None, "one", "two", "one"]
     (stock, logits), (ours, _) = started(plain, adapters), started(quick, adapters)
+    late, first = started(quick, adapters)
     for kept in ([0, 1, 2, 3], [0, 2, 3], [1, 2], [1]):
         ids = logits.argmax(-1)[kept]
-        for decoding in (stock, ours):
-            decoding.keep(kept)
-        logits = stock.next_logits(ids, False)
-        torch.testing.assert_close(ours.next_logits(ids, False), logits, atol=CLOSE, rtol=0)
+        stock = plain.decoding([stock.adapters[n] for n in kept], [stock.held().row(n) for n in kept])
+        both = [ours.held().row(n) for n in kept] + [late.held().row(n) for n in range(4)]
+        ours = quick.decoding([*(ours.adapters[n] for n in kept), *adapters], both)
+        logits, found = stock.next_logits(ids, False), ours.next_logits(torch.cat([ids, first.argmax(-1)]), False)
+        torch.testing.assert_close(found[: len(kept)], logits, atol=CLOSE, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])

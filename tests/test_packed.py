@@ -103,17 +103,18 @@ def test_paging_out_loses_nothing():
         assert torch.equal(tensor, before)
 
 
-def test_requests_step_in_turn_and_one_thread_computes_for_all(monkeypatch):
-    lab, order = Lab(), []
-    real = lab.model.next_logits
-    monkeypatch.setattr(lab.model, "next_logits", lambda *given: order.append((given[0], threading.current_thread().name)) or real(*given))
-    add_random_adapter(lab.model, "one", 1)
-    rows = [lab.row("full", EXAMPLES[0], decode_adapter=adapter) for adapter in (None, "one")]
+def test_models_step_in_turn_and_one_thread_computes_for_all(monkeypatch):
+    labs, order = [Lab(), Lab()], []
+
+    def watched(number, real):
+        return lambda *given: order.append((number, threading.current_thread().name)) or real(*given)
+
+    for number, lab in enumerate(labs):
+        monkeypatch.setattr(lab.model, "next_logits", watched(number, lab.model.next_logits))
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda row: lab.ids([row], Sampling(20)), rows))
-    names = [adapters[0] for adapters, _ in order]
-    switches = sum(a != b for a, b in pairwise(names))
-    assert len(order) == 40 and switches >= 25, names
+        list(threads.map(lambda lab: lab.ids([lab.row("full", EXAMPLES[0])], Sampling(20)), labs))
+    switches = sum(a != b for (a, _), (b, _) in pairwise(order))
+    assert len(order) == 40 and switches >= 25, order
     assert {thread for _, thread in order} == {"compute_0"}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -14,8 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Lla
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.generation import Sampling
+from gistdemo.model.answering import Answer, EngineRow
 from gistdemo.model.architecture import attention_of
-from gistdemo.model.engine import EngineRow
+from gistdemo.model.batch import Batch
 from gistdemo.model.gist_model import Compression, GistModel, gist_row
 from gistdemo.model.window import attention_masks, growing_cache, window_of
 from gistdemo.prompts import CHATML, Example, plan
@@ -28,21 +32,8 @@ TEXT_ONLY = ("full", "truncated", "none")
 GISTS = [("gist", False), ("gist", True), ("blind", False)]  # condition, anchored
 
 
-class Watched(GistModel):
-    """Keeps the logits of every step."""
-
-    def __init__(self, model):
-        super().__init__(model)
-        self.steps: list[Tensor] = []
-
-    def next_logits(self, *inputs):
-        logits = super().next_logits(*inputs)
-        self.steps.append(logits)
-        return logits
-
-
 def gemma_lab(window: int) -> Lab:
-    return Lab(CHATML, model=Watched(toy_gemma(window)))
+    return Lab(CHATML, model=GistModel(toy_gemma(window)))
 
 
 def row_of(lab: Lab, condition: str, example: Example, k: int = 4, anchored: bool = False, stop_ids: frozenset[int] = NEVER) -> EngineRow:
@@ -51,9 +42,18 @@ def row_of(lab: Lab, condition: str, example: Example, k: int = 4, anchored: boo
 
 def watched(lab: Lab, rows: list[EngineRow], tokens: int = 12) -> tuple[list[list[int]], list[Tensor]]:
     """New ids of every row, and per row its logits (tokens, V). All rows run to their limit."""
-    lab.model.steps.clear()
-    ids = lab.ids(rows, Sampling(tokens))
-    return ids, list(torch.stack(lab.model.steps, 1))
+    seen: dict[Any, list[Tensor]] = {}
+    say = Batch._say
+
+    def watching(self: Batch, answers: Sequence[Answer | None], logits: Tensor) -> Any:
+        for answer, row in zip(answers, logits, strict=True):
+            if answer:
+                seen.setdefault(answer.row.key(), []).append(row)
+        return say(self, answers, logits)
+
+    with mock.patch.object(Batch, "_say", watching):
+        ids = lab.ids(rows, Sampling(tokens))
+    return ids, [torch.stack(seen[row.key()]) for row in rows]
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -347,7 +347,7 @@ def test_other_families_with_windows_answer_as_their_stock_model_and_batched_as_
     config = AutoConfig.for_model(kind, vocab_size=259, initializer_range=0.3, pad_token_id=2, **sizes, **OTHERS[kind])
     lab = Lab(
         CHATML,
-        model=Watched(AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config)).eval().requires_grad_(False)),
+        model=GistModel(AutoModelForCausalLM.from_config(config, attn_implementation=attention_of(config)).eval().requires_grad_(False)),
     )
     assert window_of(config) == 20
     rows = [row_of(lab, "full", EXAMPLES[1]), row_of(lab, "gist", EXAMPLES[0], 4), row_of(lab, "gist", EXAMPLES[3], 2, True)]

@@ -102,8 +102,11 @@ def test_positions_go_on_where_the_prompt_was_cut_and_rise_by_one(lab, condition
         lab.ids([lab.row(condition, example, k) for example in EXAMPLES], Sampling(6))
     prompt, *steps = calls.decoding
     assert len(steps) == 5
-    for n, example in enumerate(EXAMPLES):
-        row = whole(lab, condition, example, k, ())
+    rows = [whole(lab, condition, example, k, ()) for example in EXAMPLES]
+    alike = [
+        n for n, row in enumerate(rows) if condition in ("none", "blind") and row.after == rows[0].after and n
+    ]  # answered with the first
+    for n, row in enumerate(row for n, row in enumerate(rows) if n not in alike):
         ids = len(row.after) if condition in GISTS else row.length
         first = row.first_slot + k if condition in GISTS else 0
         assert prompt["position_ids"][n, -ids:].tolist() == list(range(first, first + ids))

@@ -31,7 +31,7 @@ from gistdemo.errors import CheckpointError, first_line
 from gistdemo.files import write_text
 from gistdemo.model.adapter_files import CONFIG_FILE
 from gistdemo.model.adapter_files import WEIGHTS_FILE as ADAPTER_FILE
-from gistdemo.model.engine import EngineRow
+from gistdemo.model.answering import EngineRow
 from gistdemo.model.gist_model import GistModel
 from gistdemo.prompts import Example, PromptEncoder, PromptPlan, plan
 

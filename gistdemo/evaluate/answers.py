@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,13 +26,16 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import WorkStopped
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.files import recover
-from gistdemo.generation import RowReady, Sampling, TokenEvent
-from gistdemo.model.engine import Engine, EngineRow
+from gistdemo.generation import RowReady, Sampling
+from gistdemo.memory import return_freed_memory
+from gistdemo.model.answering import EngineRow
+from gistdemo.model.engine import Engine
 from gistdemo.prompts import Example, PromptPlan
 from gistdemo.results.answer import ROWS_FILE, Generated, Said
 
 log = logging.getLogger(__name__)
-BATCH = 32
+BATCH = 256  # prompts that are kept together once all are answered; the engine takes them in as places become free
+REPORT = 32  # answers between two reports
 TIMINGS_FILE = "timings.jsonl"
 TIMES = ("first_token_seconds", "tokens_per_second")
 
@@ -93,19 +97,30 @@ def answer(
     work: Sequence[Batch],
     sampling: Sampling,
     folder: Path,
-    on_batch: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] = lambda done: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Generated]:
     """Generate what `folder` does not hold yet; return the answers of all batches, in order, with their timings.
 
-    on_batch: told how many batches are there. A kill loses at most the batch it falls into.
-    Raises: WorkStopped: should_stop, asked after every batch, said so. RuntimeError: a row could not be generated.
+    report: told how many prompts are answered, now and then. A kill loses the batch it falls into: rows of a batch share passes, so that
+    the same batch, and it alone, gives the same bytes again.
+    Raises: WorkStopped: should_stop, asked after every answer, said so. RuntimeError: a row could not be generated.
     """
     answers, ready = _on_file(work, folder)
+    done = sum(len(batch.prompts) for batch in work[:ready])
     with (folder / ROWS_FILE).open("a", encoding="utf-8") as rows, (folder / TIMINGS_FILE).open("a", encoding="utf-8") as timings:
-        for number, batch in enumerate(work[ready:], ready + 1):
+        for number, batch in enumerate(work[ready:], ready):
+
+            def one_more(of_batch: int, before: int = done, number: int = number) -> None:
+                if of_batch % REPORT == 0:
+                    report(before + of_batch)
+                if should_stop():
+                    raise WorkStopped(
+                        f"Stopped after {number} of {len(work)} batches of answers, which are kept. Resume goes on from there."
+                    )
+
             began = time.perf_counter()
-            fresh = list(_answered(batch, sampling))
+            fresh = list(_answered(batch, sampling, one_more))
             share = round((time.perf_counter() - began) / len(fresh), 4)
             times = [_times(one) | {"share_seconds": share} for one in fresh]
             for file, lines in ((timings, times), (rows, list(map(without_timings, fresh)))):
@@ -113,12 +128,10 @@ def answer(
                 file.flush()
                 os.fsync(file.fileno())
             answers += fresh
-            on_batch(number)
-            log.info("answers: batch %d of %d", number, len(work))
-            if should_stop() and number < len(work):
-                raise WorkStopped(
-                    f"Stopped after {number} of {len(work)} batches of answers; all of them are kept. Resume goes on from there."
-                )
+            done += len(batch.prompts)
+            return_freed_memory()
+            report(done)
+            log.info("answers: batch %d of %d", number + 1, len(work))
     return answers
 
 
@@ -154,9 +167,9 @@ def _cut(path: Path, lines: int) -> None:
             file.truncate(size)
 
 
-def _answered(batch: Batch, sampling: Sampling) -> Iterator[Generated]:
+def _answered(batch: Batch, sampling: Sampling, one_more: Callable[[int], None]) -> Iterator[Generated]:
     rows = [batch.subject.loaded.row(items[0].plan) for items in batch.prompts]
-    for items, said in zip(batch.prompts, generate(batch.subject.base.engine, rows, sampling), strict=True):
+    for items, said in zip(batch.prompts, generate(batch.subject.base.engine, rows, sampling, one_more), strict=True):
         for item in items:
             yield {
                 "checkpoint": batch.subject.name,
@@ -171,28 +184,35 @@ def _answered(batch: Batch, sampling: Sampling) -> Iterator[Generated]:
             }
 
 
-def generate(engine: Engine, rows: Sequence[EngineRow], sampling: Sampling) -> list[Said]:
-    """Answers of one batch, with their times. Raises: RuntimeError: a row failed."""
+def generate(
+    engine: Engine, rows: Sequence[EngineRow], sampling: Sampling, one_more: Callable[[int], None] = lambda done: None
+) -> list[Said]:
+    """Answers of one batch, with their times. one_more: told how many there are. Raises: RuntimeError: a row failed. What one_more raises."""
     said: list[Said] = [{"text": "", "finish_reason": None, "kv_bytes": 0, "tokens": 0} for _ in rows]
     seconds: list[list[float]] = [[] for _ in rows]
-    for event in engine.stream(rows, sampling):
-        one = said[event.row]
-        if isinstance(event, RowReady):
-            one["kv_bytes"] = event.kv_bytes
-        elif isinstance(event, TokenEvent):
+    waited, done = [0.0] * len(rows), 0
+    with closing(engine.stream(rows, sampling)) as stream:
+        for event in stream:
+            one = said[event.row]
+            if isinstance(event, RowReady):
+                one["kv_bytes"], waited[event.row] = event.kv_bytes, event.waited
+                continue
             if event.error:
                 raise RuntimeError(event.error)
             one["text"] += event.text
-            one["finish_reason"] = event.finish_reason or one["finish_reason"]
+            one["finish_reason"] = event.finish_reason
             if event.token_id is not None:
-                seconds[event.row].append(event.seconds)
+                seconds[event.row].append(event.seconds - waited[event.row])
                 one["tokens"] = (one["tokens"] or 0) + (event.finish_reason != "eos")
+            if event.finish_reason:
+                done += 1
+                one_more(done)
     for one, times in zip(said, seconds, strict=True):
         one["first_token_seconds"], one["tokens_per_second"] = _speed(times)
     return said
 
 
 def _speed(times: Sequence[float]) -> tuple[float | None, float | None]:
-    """Seconds from the start of the batch to the first token; later tokens per second."""
+    """Seconds from the answer's turn to its first token; later tokens per second."""
     lasted = times[-1] - times[0] if len(times) > 1 else 0.0
     return round(times[0], 4) if times else None, round((len(times) - 1) / lasted, 2) if lasted > 0 else None

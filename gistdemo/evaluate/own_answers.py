@@ -14,11 +14,12 @@ from gistdemo.errors import WorkStopped
 from gistdemo.files import recover
 from gistdemo.generation import Sampling, TokenEvent
 from gistdemo.memory import return_freed_memory
-from gistdemo.model.engine import Engine, EngineRow
+from gistdemo.model.answering import EngineRow
+from gistdemo.model.engine import Engine
 from gistdemo.prompts import EncodedPrompt, plan
 
 log = logging.getLogger(__name__)
-GENERATION_BATCH = 32  # 64 rows of 256 tokens held 4.5 GiB and were slower
+GENERATION_BATCH = 256  # prompts whose answers are kept together; the engine takes them in as places become free
 
 
 def own_answers(

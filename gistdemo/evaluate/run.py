@@ -25,12 +25,12 @@ from gistdemo.checkpoint.store import trained_marks
 from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import UsageError, WorkStopped
-from gistdemo.evaluate.answers import TIMINGS_FILE, Batch, Subject, answer, batches, without_timings
+from gistdemo.evaluate.answers import TIMINGS_FILE, Subject, answer, batches, without_timings
 from gistdemo.evaluate.judge import judge
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.files import recover, write_json, write_lines
-from gistdemo.memory import keep_freed_memory, return_freed_memory
+from gistdemo.memory import keep_freed_memory
 from gistdemo.prompts import Example
 from gistdemo.results import earlier_format
 from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, judged
@@ -53,9 +53,9 @@ def evaluate(
 ) -> Results:
     """Measure, write the files into `folder` and return the results. Goes on where an interrupted evaluation stopped.
 
-    report: told how much of the work is done, counted in answers. should_stop: asked after every batch.
+    report: told how much of the work is done, counted in answers. should_stop: asked after every answer.
     Raises: CheckpointError, BackboneError, DataError: what is measured cannot be had. UsageError: the folder holds another
-    request, or a checkpoint has fewer gist tokens than asked for. WorkStopped: should_stop said so; all that was done is kept.
+    request, or a checkpoint has fewer gist tokens than asked for. WorkStopped: should_stop said so; the batches of answers that were whole are kept.
     """
     keep_freed_memory()
     subjects, marks = _subjects(request, settings)
@@ -67,15 +67,9 @@ def evaluate(
     if not work and not with_gist:
         raise UsageError(f"None of {', '.join(s.name for s in subjects)} has a gist, so nothing would be measured. Add a condition.")
     _claim(folder, request, examples)
-    ends = _ends(work)
     judging = _judging(request, examples)
-    total = (ends[-1] if ends else 0) + judging * len(with_gist)
-
-    def answered(batch: int) -> None:
-        return_freed_memory()
-        report(ends[batch - 1], total)
-
-    answers = judged(answer(work, request.sampling(), folder, answered, should_stop), examples)
+    total = sum(len(batch.prompts) for batch in work) + judging * len(with_gist)
+    answers = judged(answer(work, request.sampling(), folder, lambda done: report(done, total), should_stop), examples)
     write_lines(folder / ROWS_FILE, map(without_timings, answers))
     order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}  # as asked for
     answers.sort(key=lambda a: (order[a["checkpoint"], a["condition"], a["k"]], a["row"]))
@@ -137,15 +131,6 @@ def _asked(path: Path) -> dict[str, Any]:
         return found
     except (ValueError, TypeError):
         return {}
-
-
-def _ends(work: Sequence[Batch]) -> list[int]:
-    """Prompts answered after each batch."""
-    ends, done = [], 0
-    for batch in work:
-        done += len(batch.prompts)
-        ends.append(done)
-    return ends
 
 
 def _judging(request: EvaluationRequest, examples: Sequence[Example]) -> int:

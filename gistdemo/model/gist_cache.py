@@ -6,11 +6,12 @@ Letters as in `gistdemo.model`. Knows nothing of prompts, adapters or generation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
 from gistdemo.model.window import growing_cache
@@ -50,9 +51,14 @@ class GistCache:
         back = torch.arange(self.length, 0, -1, device=self.mask.device)
         return (self.next_position[:, None] - back).clamp(min=0)
 
+    @property
+    def bytes(self) -> int:
+        """Size of keys and values."""
+        return sum(t.nbytes for t in (*self.keys, *self.values))
+
     def row(self, index: int) -> GistCache:
-        """One row without its padding (a view where it can be)."""
-        start = self.length - int(self.mask[index].sum())
+        """One row without the padding on its left (a view where it can be)."""
+        start = int(self.mask[index].argmax()) if self.length else 0
         one = slice(index, index + 1)
         return GistCache(
             tuple(k[one, :, start:] for k in self.keys),
@@ -61,6 +67,11 @@ class GistCache:
             self.next_position[one],
             self.all_positions()[one, start:],
         )
+
+    def copied(self) -> GistCache:
+        """The same in memory of its own: a view keeps all rows it was cut from."""
+        keys, values = (tuple(t.clone() for t in tensors) for tensors in (self.keys, self.values))
+        return replace(self, keys=keys, values=values)
 
     def followed_by(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mask and positions, (B, P + T) int64 each, of these rows and T more tokens. mask: (B, T) int64, padded on the left."""
@@ -99,14 +110,21 @@ def stack(caches: Sequence[GistCache]) -> GistCache:
     Row order is kept. Padding is told by the mask alone: token ids are not known here, so pad = eos cannot matter.
     """
     width = max(cache.length for cache in caches)
-
-    def join(parts: list[Tensor]) -> Tensor:
-        return torch.cat([torch.nn.functional.pad(t, (0, 0, width - t.shape[2], 0)) for t in parts])
-
+    layers = range(len(caches[0].keys))
     return GistCache(
-        tuple(join([c.keys[n] for c in caches]) for n in range(len(caches[0].keys))),
-        tuple(join([c.values[n] for c in caches]) for n in range(len(caches[0].values))),
-        torch.cat([torch.nn.functional.pad(c.mask, (width - c.length, 0)) for c in caches]),
+        tuple(side_by_side([c.keys[n] for c in caches], width) for n in layers),
+        tuple(side_by_side([c.values[n] for c in caches], width) for n in layers),
+        torch.cat([pad(c.mask, (width - c.length, 0)) for c in caches]),
         torch.cat([c.next_position for c in caches]),
-        torch.cat([torch.nn.functional.pad(c.all_positions(), (width - c.length, 0)) for c in caches]),
+        torch.cat([pad(c.all_positions(), (width - c.length, 0)) for c in caches]),
     )
+
+
+def side_by_side(parts: Sequence[Tensor], width: int, room: int = 0) -> Tensor:
+    """Tensors (b, H, p, D), p <= width, as one (B, H, width + room, D): each padded with zeros on the left, `room` places on the right."""
+    rows, (_, heads, _, depth) = sum(len(t) for t in parts), parts[0].shape
+    whole, at = parts[0].new_zeros(rows, heads, width + room, depth), 0
+    for t in parts:
+        whole[at : at + len(t), :, width - t.shape[2] : width] = t
+        at += len(t)
+    return whole

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from gistdemo.generation import Precision
 from gistdemo.model.adapters import AdapterHost
 from gistdemo.model.decoding import Decoding, StockDecoding
-from gistdemo.model.gist_cache import GistCache, empty_cache, keys_and_values
+from gistdemo.model.gist_cache import GistCache, empty_cache, keys_and_values, stack
 from gistdemo.model.head import logits_of
 from gistdemo.model.llama_step import LlamaDecoding, LlamaStep, fits
 from gistdemo.model.packed import FAST_KERNEL, Packed, pack
@@ -103,14 +103,30 @@ class GistModel:
 
     def precision(self, asked: Precision) -> Precision:
         """How products are computed when this is asked for: exactly where the weights or the processor allow nothing else."""
-        packed = isinstance(self.model.get_output_embeddings().forward, Packed)
-        return asked if packed and FAST_KERNEL else "exact"
+        return asked if self.is_final and FAST_KERNEL else "exact"
 
-    def decoding(self, adapters: Sequence[str | None], mask: Tensor, positions: Tensor, cache: DynamicCache) -> Decoding:
-        """Rows whose prompts are in the cache, ready to be answered. mask, positions: (B, T) int64, of its places."""
+    @property
+    def is_final(self) -> bool:
+        """Whether its weights have their last value, so that what was computed with them stays true."""
+        return isinstance(self.model.get_output_embeddings().forward, Packed)
+
+    def decoding(self, adapters: Sequence[str | None], caches: Sequence[GistCache]) -> Decoding:
+        """Rows whose prompts are in these caches, ready to be answered. adapters: of each row."""
         if self._step is None:
-            return StockDecoding(self, adapters, mask, positions, cache)
-        return LlamaDecoding(self._step, adapters, mask, positions, cache)
+            return StockDecoding(self, adapters, caches)
+        return LlamaDecoding(self._step, adapters, caches)
+
+    def read(
+        self, adapters: Sequence[str | None], caches: Sequence[GistCache], prompts: Sequence[Sequence[int]], greedy: bool
+    ) -> tuple[Tensor, GistCache]:
+        """Read prompts (B id lists) on top of what is compressed, one cache each. Returns the last position's logits (B, V) in fp32, and
+        the cache of all that was read. greedy: as for `next_logits`."""
+        ids, mask = pad_left(prompts, self.device)
+        start = stack(caches)
+        cache = start.to_dynamic_cache(self.config)
+        places, positions = start.followed_by(mask)
+        logits = self.next_logits(adapters, ids, places, positions, cache, greedy)
+        return logits, GistCache(*keys_and_values(cache), places, positions[:, -1] + 1, positions)
 
     @property
     def device(self) -> torch.device:

@@ -17,10 +17,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
 
 from gistdemo.model.adapters import Route, routes
-from gistdemo.model.gist_cache import keys_and_values
+from gistdemo.model.gist_cache import GistCache, side_by_side
 from gistdemo.model.head import finished
 from gistdemo.model.packed import Packed, current
 from gistdemo.model.window import window_of
@@ -209,18 +208,16 @@ def _together(paths: Sequence[str], tensors: dict[str, tuple[Tensor, Tensor]]) -
 class LlamaDecoding:
     """Rows that are being answered by `LlamaStep`. keys, values: per layer (B * KV, room, D), `length` places of them filled."""
 
-    def __init__(self, step: LlamaStep, adapters: Sequence[str | None], mask: Tensor, positions: Tensor, cache: DynamicCache):
-        """cache: the prompts. mask, positions: (B, T) int64, of its places."""
-        self._step = step
-        keys, values = keys_and_values(cache)
-        self.length = mask.shape[1]
-        self.keys, self.values = [self._roomy(k.flatten(0, 1)) for k in keys], [self._roomy(v.flatten(0, 1)) for v in values]
-        self.mask, self.positions = (pad(t, (0, ROOM), value=fill) for t, fill in ((mask, 1), (positions, 0)))
-        self.adapters = list(adapters)
-
-    @staticmethod
-    def _roomy(t: Tensor) -> Tensor:
-        return pad(t, (0, 0, 0, ROOM))
+    def __init__(self, step: LlamaStep, adapters: Sequence[str | None], caches: Sequence[GistCache]):
+        """caches: of the rows, in their order, which this one does not change."""
+        self._step, self.adapters = step, list(adapters)
+        self.length = max(cache.length for cache in caches)
+        self.keys, self.values = (
+            [side_by_side([t[n] for t in tensors], self.length, ROOM).flatten(0, 1) for n in range(len(tensors[0]))]
+            for tensors in ([c.keys for c in caches], [c.values for c in caches])
+        )
+        self.mask = torch.cat([pad(pad(c.mask, (self.length - c.length, 0)), (0, ROOM), value=1) for c in caches])
+        self.positions = torch.cat([pad(c.all_positions(), (self.length - c.length, ROOM)) for c in caches])
 
     def next_logits(self, ids: Tensor, greedy: bool) -> Tensor:
         self.add_place()
@@ -229,18 +226,15 @@ class LlamaDecoding:
     def add_place(self) -> None:
         """Make room for one more token of every row, at the next position."""
         if self.length == self.mask.shape[1]:
-            self.keys, self.values = [self._roomy(k) for k in self.keys], [self._roomy(v) for v in self.values]
+            self.keys, self.values = ([pad(t, (0, 0, 0, ROOM)) for t in tensors] for tensors in (self.keys, self.values))
             self.mask = pad(self.mask, (0, ROOM), value=1)
             self.positions = pad(self.positions, (0, ROOM))
         self.positions[:, self.length] = self.positions[:, self.length - 1] + 1
         self.length += 1
 
-    def keep(self, rows: Sequence[int]) -> None:
-        index, before = torch.as_tensor(rows, device=self.mask.device), len(self.adapters)
+    def held(self) -> GistCache:
+        def filled(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(t[:, : self.length].view(len(self.adapters), -1, self.length, t.shape[-1]) for t in tensors)
 
-        def kept(t: Tensor) -> Tensor:
-            return t.view(before, -1, *t.shape[1:])[index].flatten(0, 1)
-
-        self.keys, self.values = [kept(k) for k in self.keys], [kept(v) for v in self.values]
-        self.mask, self.positions = self.mask[index], self.positions[index]
-        self.adapters = [self.adapters[n] for n in rows]
+        mask, positions = self.mask[:, : self.length], self.positions[:, : self.length]
+        return GistCache(filled(self.keys), filled(self.values), mask, positions[:, -1] + 1, positions)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from gistdemo.generation import Sampling
 
 
-def row_generators(sampling: Sampling, rows: int) -> list[torch.Generator]:
-    """One generator per row, all started at the same seed: a row draws the same numbers alone and in a batch."""
-    return [torch.Generator().manual_seed(sampling.seed) for _ in range(rows)]
+def row_generator(sampling: Sampling) -> torch.Generator:
+    """Each row has one, started at its seed: it draws the same numbers alone and in a batch."""
+    return torch.Generator().manual_seed(sampling.seed)
 
 
-def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """Choose the next token of each row.
-
-    logits: (B, V) fp32. generators: B, used only when sampling.temperature > 0. Returns (B,) int64 on the CPU.
-    """
-    if sampling.is_greedy:
-        return logits.argmax(-1).cpu()
-    probabilities = nucleus((logits / sampling.temperature).softmax(-1), sampling.top_p).cpu()
-    return torch.cat([torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)])
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draw the next token of one row whose temperature is above 0. logits: (V,) fp32."""
+    probabilities = nucleus((logits[None] / sampling.temperature).softmax(-1), sampling.top_p).cpu()
+    return int(torch.multinomial(probabilities[0], 1, generator=generator))
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -22,7 +22,8 @@ from gistdemo.evaluate.own_answers import own_answers
 from gistdemo.evaluate.recovery import Judged, measure_recovery
 from gistdemo.generation import Sampling
 from gistdemo.metrics import assess
-from gistdemo.model.engine import Engine, EngineRow
+from gistdemo.model.answering import EngineRow
+from gistdemo.model.engine import Engine
 from gistdemo.model.gist_cache import GistCache
 from gistdemo.model.gist_model import GistModel, gist_row
 from gistdemo.prompts import EncodedPrompt, Example, PromptEncoder, plan
