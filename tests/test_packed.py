@@ -92,8 +92,9 @@ def test_other_precisions_are_left_alone():
 @needs_onednn
 def test_rows_are_packed_and_what_is_trained_on_is_not(settings, tmp_path):
     folder = str(save_toy(tmp_path / "toy"))
-    assert packed_layers(ModelPool(settings).backbone(folder).model.model) == []
-    assert packed_layers(ModelPool(settings).row(ModelRow(folder, folder))[0].model.model)
+    trained, served = ModelPool(settings).backbone(folder).model, ModelPool(settings).row(ModelRow(folder, folder))[0].model
+    assert packed_layers(trained.model) == [] and not trained.is_final and trained._pass is None
+    assert served.is_final and served._pass.is_packed
 
 
 def test_paging_out_loses_nothing():

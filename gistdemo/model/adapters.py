@@ -98,6 +98,7 @@ class AdapterHost:
 
     def tensors(self, name: str) -> dict[str, tuple[Tensor, Tensor]]:
         """A (in, rank) and B (rank, out), the latter scaled, of every layer that has this adapter, by its path: x gets x @ A @ B added."""
+        self._require([name])
         down, up = (
             {path: weight.detach().T for path, part, weight in self._weights(name) if part == wanted} for wanted in ("lora_A", "lora_B")
         )
@@ -130,9 +131,7 @@ class AdapterHost:
         """
         run = self.model if head else self.model.base_model
         with self.lock:
-            unknown = set(rows) - {None, *self.names}
-            if unknown:
-                raise ValueError(f"No adapter '{unknown.pop()}' is attached. Attached are: {', '.join(self.names) or 'none'}.")
+            self._require(rows)
             if len(set(rows)) == 1:
                 self._activate(rows[0])
                 return run(**inputs)
@@ -142,6 +141,11 @@ class AdapterHost:
                 return run(**inputs)
             finally:
                 self._routes = []
+
+    def _require(self, rows: Sequence[str | None]) -> None:
+        """Raises: ValueError: a row names an adapter that is not attached."""
+        if unknown := set(rows) - {None, *self.names}:
+            raise ValueError(f"No adapter '{unknown.pop()}' is attached. Attached are: {', '.join(self.names) or 'none'}.")
 
     def _weights(self, name: str) -> Iterator[tuple[str, str, Tensor]]:
         """Path of every layer with this adapter, "lora_A" or "lora_B", and its weight."""

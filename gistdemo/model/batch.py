@@ -132,13 +132,14 @@ class Batch:
             return
         adapters, greedy = [answer.row.decode_adapter for answer in coming], all(answer.sampling.is_greedy for answer in coming)
         try:
-            logits, cache = self._model.read(
+            logits, read = self._model.read(
                 adapters, [gist for gist, _ in gists.values()], [answer.row.plan.prompt_ids for answer in coming], greedy
             )
         except Exception as error:
             log.exception("reading the prompts failed")
             self._fail(coming, one_line(error))
             return
+        cache = read.held()
         per_place = cache.bytes // cache.mask.numel()
         for answer, places in zip(coming, cache.mask.sum(1).tolist(), strict=True):
             answer.ready(per_place * places, turn, gists[answer][1])

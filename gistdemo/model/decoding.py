@@ -33,13 +33,18 @@ class StockDecoding:
         """caches: of the rows, in their order, which this one does not change."""
         whole = stack(caches)
         self.adapters = list(adapters)
-        self._model, self._mask, self._positions = model, whole.mask, whole.all_positions()
+        self._model, self._mask, self._positions, self._next = model, whole.mask, whole.all_positions(), whole.next_position
         self._cache = whole.to_dynamic_cache(model.config)
 
     def next_logits(self, ids: Tensor, greedy: bool) -> Tensor:
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], 1)
-        self._positions = torch.cat([self._positions, self._positions[:, -1:] + 1], 1)
-        return self._model.next_logits(self.adapters, ids[:, None], self._mask, self._positions, self._cache, greedy)
+        return self.read(ids[:, None], torch.ones_like(ids)[:, None])
+
+    def read(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Read T tokens of each row, ids (B, T) padded on the left, mask alike; return the last position's logits (B, V) in fp32."""
+        positions = (self._next[:, None] + mask.cumsum(1) - 1).clamp(min=0)
+        self._next = positions[:, -1] + 1
+        self._mask, self._positions = torch.cat([self._mask, mask], 1), torch.cat([self._positions, positions], 1)
+        return self._model.next_logits(self.adapters, ids, self._mask, self._positions, self._cache)
 
     def held(self) -> GistCache:
-        return GistCache(*keys_and_values(self._cache), self._mask, self._positions[:, -1] + 1, self._positions)
+        return GistCache(*keys_and_values(self._cache), self._mask, self._next, self._positions)

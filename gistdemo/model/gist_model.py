@@ -21,9 +21,9 @@ from transformers import DynamicCache
 from gistdemo.generation import Precision
 from gistdemo.model.adapters import AdapterHost
 from gistdemo.model.decoding import Decoding, StockDecoding
-from gistdemo.model.gist_cache import GistCache, empty_cache, keys_and_values, stack
+from gistdemo.model.gist_cache import GistCache, empty_cache, keys_and_values
 from gistdemo.model.head import logits_of
-from gistdemo.model.llama_step import LlamaDecoding, LlamaStep, fits
+from gistdemo.model.llama_pass import ROOM, LlamaPass, LlamaRows, fits
 from gistdemo.model.packed import FAST_KERNEL, Packed, pack
 from gistdemo.model.window import attention_masks, growing_cache
 from gistdemo.prompts import PromptPlan
@@ -90,43 +90,38 @@ class GistModel:
         self.model = model
         self.config = model.config
         self.adapters = AdapterHost(model)
-        self._step: LlamaStep | None = None
+        self._pass: LlamaPass | None = None
+        self.is_final = False  # whether its weights have their last value, so that what was computed with them stays true
 
     def quicken(self) -> None:
-        """Make a model whose weights have their last value ready to answer fast: packed products and, where they fit, steps of its own."""
-        pack(self.model)
-        self._step = LlamaStep(self.model, self.adapters) if fits(self.model) else None
-        head = self.model.get_output_embeddings().forward
-        for layer in self.model.modules():
-            if isinstance(layer.forward, Packed):
-                layer.forward.prepare(greedy=layer.forward is head and self._step is not None)
+        """Make a model whose weights have their last value ready to answer fast: packed products and, where it fits, a pass of our own."""
+        self.is_final = True
+        if fits(self.model):
+            self._pass = LlamaPass(self.model, self.adapters)
+            self._pass.prepare()
+        else:
+            pack(self.model)
 
     def precision(self, asked: Precision) -> Precision:
         """How products are computed when this is asked for: exactly where the weights or the processor allow nothing else."""
-        return asked if self.is_final and FAST_KERNEL else "exact"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether its weights have their last value, so that what was computed with them stays true."""
-        return isinstance(self.model.get_output_embeddings().forward, Packed)
+        packed = self._pass.is_packed if self._pass else isinstance(self.model.get_output_embeddings().forward, Packed)
+        return asked if packed and FAST_KERNEL else "exact"
 
     def decoding(self, adapters: Sequence[str | None], caches: Sequence[GistCache]) -> Decoding:
         """Rows whose prompts are in these caches, ready to be answered. adapters: of each row."""
-        if self._step is None:
-            return StockDecoding(self, adapters, caches)
-        return LlamaDecoding(self._step, adapters, caches)
+        return LlamaRows(self._pass, adapters, caches) if self._pass else StockDecoding(self, adapters, caches)
 
     def read(
         self, adapters: Sequence[str | None], caches: Sequence[GistCache], prompts: Sequence[Sequence[int]], greedy: bool
-    ) -> tuple[Tensor, GistCache]:
-        """Read prompts (B id lists) on top of what is compressed, one cache each. Returns the last position's logits (B, V) in fp32, and
-        the cache of all that was read. greedy: as for `next_logits`."""
+    ) -> tuple[Tensor, Decoding]:
+        """Read prompts (B id lists) on top of what is in these caches. Returns the last position's logits (B, V) in fp32, and the rows, ready
+        to be answered. greedy: only the largest of each row will be looked at."""
         ids, mask = pad_left(prompts, self.device)
-        start = stack(caches)
-        cache = start.to_dynamic_cache(self.config)
-        places, positions = start.followed_by(mask)
-        logits = self.next_logits(adapters, ids, places, positions, cache, greedy)
-        return logits, GistCache(*keys_and_values(cache), places, positions[:, -1] + 1, positions)
+        if self._pass is None:
+            stock = StockDecoding(self, adapters, caches)
+            return stock.read(ids, mask), stock
+        rows = LlamaRows(self._pass, adapters, caches, room=mask.shape[1] + ROOM)
+        return self._pass.logits(rows.read(self._pass.embedded(ids), mask), greedy), rows
 
     @property
     def device(self) -> torch.device:
@@ -159,17 +154,20 @@ class GistModel:
         position, mask = pad_left([row.positions() for row in rows], self.device, WIDTHS)
         width, most = mask.shape[1], max(len(row.slots) for row in rows)
         parts = [torch.nn.functional.pad(self._embedded(row), (0, 0, width - n, 0)) for row, n in zip(rows, lengths, strict=True)]
-        whole_cache = growing_cache(self.config)
-        self.adapters.forward(
-            [row.adapter for row in rows],
-            inputs_embeds=torch.stack(parts),
-            attention_mask=self._masks(mask, position, width),
-            position_ids=position,
-            past_key_values=whole_cache,
-            use_cache=True,
-            head=False,
-        )
-        return self._keep_sink_and_slots(whole_cache, position, rows, lengths, most)
+        names, x = [row.adapter for row in rows], torch.stack(parts)
+        if self._pass is None:
+            cache = growing_cache(self.config)
+            masks = self._masks(mask, position, width)
+            self.adapters.forward(
+                names, head=False, inputs_embeds=x, attention_mask=masks, position_ids=position, past_key_values=cache, use_cache=True
+            )
+            whole = keys_and_values(cache)
+        else:
+            read = LlamaRows(self._pass, names, [self.empty(len(rows))], room=width)
+            read.read(x, mask, position)
+            held = read.held()
+            whole = held.keys, held.values
+        return self._keep_sink_and_slots(whole, position, rows, lengths, most)
 
     def _masks(self, mask: Tensor, positions: Tensor, new: int) -> Tensor | dict[str, Tensor]:
         return attention_masks(self.config, mask, positions, new, self.dtype)
@@ -185,9 +183,14 @@ class GistModel:
         return torch.cat([words, (row.slots + means).to(words)])
 
     def _keep_sink_and_slots(
-        self, whole: DynamicCache, position: Tensor, rows: Sequence[Compression], lengths: list[int], most: int
+        self,
+        whole: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+        position: Tensor,
+        rows: Sequence[Compression],
+        lengths: list[int],
+        most: int,
     ) -> GistCache:
-        """Gather [padding | sink | slots] from the right end of each row. position: (B, T) int64."""
+        """Gather [padding | sink | slots] from the right end of each row. whole: keys and values. position: (B, T) int64."""
         width = position.shape[1]
         kept = torch.zeros(len(rows), 1 + most, dtype=torch.long)
         mask = torch.zeros(len(rows), 1 + most, dtype=torch.long)
@@ -202,7 +205,7 @@ class GistModel:
         def pick(t: Tensor) -> Tensor:  # (B, H, T, D) -> (B, H, 1 + most, D)
             return t.gather(2, index.expand(-1, t.shape[1], -1, t.shape[3]))
 
-        keys, values = keys_and_values(whole)
+        keys, values = whole
         return GistCache(
             tuple(map(pick, keys)),
             tuple(map(pick, values)),
@@ -242,13 +245,11 @@ class GistModel:
         targets = torch.cat([torch.as_tensor(list(answer)) for answer in answers]).to(self.device)
         return logits_of(self.model, hidden[predicts], among), targets
 
-    def next_logits(
-        self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, greedy: bool = False
-    ) -> Tensor:
-        """Phase 2, one stretch of decoding: append ids (B, T) to the cache and return the last position's logits (B, V) in fp32.
+    def next_logits(self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        """Phase 2 by the stock model, one stretch: append ids (B, T) to the cache and return the last position's logits (B, V) in fp32.
 
         mask, positions: (B, P + T) int64 over cache and ids; without sliding layers the last T positions are enough. The cache
-        grows in place. greedy: only the largest of each row will be looked at.
+        grows in place.
         """
         width = ids.shape[1]
         output = self.adapters.forward(
@@ -261,4 +262,4 @@ class GistModel:
             use_cache=True,
         )
         hidden: Tensor = output.last_hidden_state[:, -1]
-        return logits_of(self.model, hidden).float() if self._step is None else self._step.logits(hidden, greedy)
+        return logits_of(self.model, hidden).float()

@@ -40,3 +40,8 @@ class GistStore:
         while self.bytes > self.most_bytes:
             _, (oldest, _) = self._kept.popitem(last=False)
             self.bytes -= oldest.bytes
+
+    def clear(self) -> None:
+        """Forget all gists; the counts stay."""
+        self._kept.clear()
+        self.bytes = 0

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ EXACT_KERNEL = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-c
 FAST_KERNEL = "fbgemm" in torch.backends.quantized.supported_engines  # processors with AVX2
 ROUNDING, STEP = 2.0**-11, 2.0**-25  # what fp16 is off by at most: of a weight, and where it is too small for that
 _now = threading.local()
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -50,28 +51,36 @@ def current() -> Precision:
 def pack(model: Any) -> None:
     """Let every nn.Linear of a model on the CPU in fp32 use packed copies of its weight under torch.inference_mode().
 
-    A copy is made when its kernel is first asked for. Elsewhere, gradients included, the plain weight is used as before: it stays, as pages
-    of its file where transformers mapped it, which the kernel takes back when memory is short. Call it after weights have their last
-    value; a second call packs what is new. Other devices and precisions are left alone.
+    Elsewhere, gradients included, the plain weight is used as before: it stays, as pages of its file where transformers mapped it, which
+    the kernel takes back when memory is short. Call it after weights have their last value; a second call packs what is new. Other
+    devices and precisions are left alone.
     """
     for module in model.modules():
-        if _to_be_packed(module):
+        if can_be_packed(module) and not isinstance(module.forward, Packed):
             module.forward = Packed(module)
+            module.forward.prepare()
 
 
-def _to_be_packed(module: Any) -> bool:
-    if type(module) is not torch.nn.Linear or isinstance(module.forward, Packed):
-        return False
-    return module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
+def can_be_packed(module: Any) -> bool:
+    return type(module) is torch.nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
 
 
 class Packed:
-    """Stands for the forward pass of one layer: x (..., in) fp32 -> (..., out) fp32."""
+    """Stands for the forward pass of layers that read the same input: x (..., in) fp32 -> (..., out) fp32, outputs side by side.
 
-    def __init__(self, layer: torch.nn.Linear):
-        self.weight, self.bias = layer.weight, layer.bias
+    A copy is made when its kernel is first asked for.
+    """
 
-    def prepare(self, greedy: bool) -> None:
+    def __init__(self, *layers: torch.nn.Linear):
+        """Raises: ValueError: some have a bias and others do not."""
+        self._weights = [layer.weight.detach() for layer in layers]
+        self._biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        if len(self._biases) not in (0, len(layers)):
+            raise ValueError("some of these layers have a bias and others do not; they cannot be one product")
+        self._layers = layers
+        self._bias = torch.cat(self._biases) if self._biases else None
+
+    def prepare(self, greedy: bool = False) -> None:
         """Make the copies that exact answers need, so that the first one need not wait for them. greedy: see `greedy`."""
         if greedy and self._can_be_fast:
             _ = self._fast, self._error
@@ -80,13 +89,17 @@ class Packed:
 
     def __call__(self, x: Tensor) -> Tensor:
         if not torch.is_inference_mode_enabled() or x.dtype != torch.float32:
-            return linear(x, self.weight, self.bias)
+            return self._plain(x)
         return self.fast(x) if current() == "fast" else self.exact(x)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        found = [linear(x, layer.weight, layer.bias) for layer in self._layers]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
 
     def exact(self, x: Tensor) -> Tensor:
         if not EXACT_KERNEL:
-            return linear(x, self.weight, self.bias)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._exact, self.bias, "none", [], "")
+            return self._plain(x)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._exact, self._bias, "none", [], "")
         return product
 
     def fast(self, x: Tensor) -> Tensor:
@@ -100,7 +113,7 @@ class Packed:
         """x: (B, in) -> (B, out) whose largest value in each row is where and what `exact` has it, at the price of `fast`.
 
         The fast product tells which outputs can be the largest, for it is off by a known share at most; these are computed exactly.
-        The other values stay as the fast product has them, and below the largest.
+        The other values stay as the fast product has them, and below the largest. For one layer.
         """
         if not self._can_be_fast:
             return self.exact(x)
@@ -109,32 +122,36 @@ class Packed:
         rows, outputs = (rough >= rough.amax(-1, keepdim=True) - 2 * off).nonzero(as_tuple=True)
         if len(rows) > x.shape[1]:  # gathering so many weights costs more than it saves
             return self.exact(x)
-        found = (self.weight[outputs] * x[rows]).sum(-1)
-        rough[rows, outputs] = found if self.bias is None else found + self.bias[outputs]
+        found = (self._weights[0][outputs] * x[rows]).sum(-1)
+        rough[rows, outputs] = found if self._bias is None else found + self._bias[outputs]
         return rough
 
     @cached_property
     def _can_be_fast(self) -> bool:
         """FBGEMM would cut larger weights down, in the plain tensor as well."""
-        return FAST_KERNEL and bool(self.weight.detach().abs().max() <= torch.finfo(torch.float16).max)
+        return FAST_KERNEL and all(bool(weight.abs().max() <= torch.finfo(torch.float16).max) for weight in self._weights)
+
+    def _laid_out(self, make: Callable[[Tensor], T]) -> T:
+        """A copy of the weights, made from one tensor of all of them."""
+        with torch.inference_mode():
+            packed = make(self._weights[0] if len(self._weights) == 1 else torch.cat(self._weights))
+        for weight in self._weights:
+            page_out(weight)
+        return packed
 
     @cached_property
     def _exact(self) -> Any:
-        with torch.inference_mode():
-            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
-        page_out(self.weight.detach())
-        return packed
+        return self._laid_out(lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
 
     @cached_property
     def _fast(self) -> Any:
-        packed = torch.ops.quantized.linear_prepack_fp16(self.weight.detach(), self.bias)
-        page_out(self.weight.detach())
-        return packed
+        return self._laid_out(lambda weight: torch.ops.quantized.linear_prepack_fp16(weight, self._bias))
 
     @cached_property
     def _error(self) -> float:
         """What a fast product can be off by, per unit of its input's norm: rounded weights (Cauchy-Schwarz), and the order of sums."""
-        width = self.weight.shape[1]
+        (weight,) = self._weights
+        width = weight.shape[1]
         sums = 2 * width * torch.finfo(torch.float32).eps
-        largest = float(self.weight.detach().norm(dim=1).max())
+        largest = float(weight.norm(dim=1).max())
         return (ROUNDING + sums) * largest + float(STEP * width**0.5)

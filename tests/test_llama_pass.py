@@ -10,9 +10,9 @@ from toy import save_toy, toy_gemma, toy_model, toy_tokenizer
 
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.generation import Sampling
-from gistdemo.model import llama_step
+from gistdemo.model import llama_pass
 from gistdemo.model.gist_model import GistModel
-from gistdemo.model.llama_step import FAMILIES, LlamaDecoding, fits
+from gistdemo.model.llama_pass import FAMILIES, LlamaRows, fits
 from gistdemo.model.packed import FAST_KERNEL, Packed, computing
 from gistdemo.prompts import CHATML
 
@@ -40,8 +40,8 @@ def pair(make) -> tuple[GistModel, GistModel]:
 
 def started(model: GistModel, adapters, greedy: bool = False):
     """The prompts read: what goes on from there, and the first logits."""
-    logits, cache = model.read(adapters, [model.empty(len(adapters))], PROMPTS[: len(adapters)], greedy)
-    return model.decoding(adapters, [cache]), logits
+    logits, decoding = model.read(adapters, [model.empty(len(adapters))], PROMPTS[: len(adapters)], greedy)
+    return decoding, logits
 
 
 def test_every_family_that_is_served_is_tried_here():
@@ -53,10 +53,10 @@ def test_every_family_that_is_served_is_tried_here():
 @pytest.mark.parametrize("kind", MAKES)
 def test_logits_are_those_of_the_stock_model(kind, adapters, monkeypatch):
     """Over more steps than there is room at first, past the window, with padding on the left."""
-    monkeypatch.setattr(llama_step, "ROOM", 5)
+    monkeypatch.setattr(llama_pass, "ROOM", 5)
     plain, quick = pair(MAKES[kind])
     (stock, logits), (ours, found) = started(plain, adapters), started(quick, adapters)
-    assert isinstance(ours, LlamaDecoding)
+    assert isinstance(ours, LlamaRows)
     for _ in range(24):
         torch.testing.assert_close(found, logits, atol=CLOSE, rtol=0)
         ids = logits.argmax(-1)
@@ -96,7 +96,7 @@ def test_other_models_take_the_stock_forward_pass():
     for kind in ("olmo2", "gemma2", "granite"):
         model = GistModel(model_of(kind))
         model.quicken()
-        assert not isinstance(started(model, [None])[0], LlamaDecoding), kind
+        assert not isinstance(started(model, [None])[0], LlamaRows), kind
     assert not fits(model_of("gemma3_text", attn_logit_softcapping=2.0)), "scores that are capped need eager attention"
     assert fits(model_of("gemma3_text")) and not fits(toy_model().bfloat16()), "norms are computed in the precision of the rest"
 
@@ -104,7 +104,7 @@ def test_other_models_take_the_stock_forward_pass():
 def test_what_is_trained_on_takes_the_stock_forward_pass(settings, tmp_path):
     """Its weights move, and tensors that were found once would not."""
     model = ModelPool(settings).backbone(str(save_toy(tmp_path / "toy"))).model
-    assert not isinstance(started(model, [None])[0], LlamaDecoding)
+    assert not isinstance(started(model, [None])[0], LlamaRows)
 
 
 # --- kernels -------------------------------------------------------------------------------------------------------------
@@ -197,13 +197,16 @@ def test_a_fast_answer_is_computed_fast_from_the_first_token_on(monkeypatch):
 @needs_fast
 @pytest.mark.parametrize("kind", ["llama", "olmo2"])
 def test_a_model_made_quick_has_all_that_exact_answers_need(kind, monkeypatch):
-    """The head of a model with steps of our own is looked at in fp16; elsewhere it is multiplied as it is."""
+    """The head of a model with a pass of our own is looked at in fp16; elsewhere it is multiplied as it is."""
+    made, kernels = [], {"_exact", "_fast"}
+    plain = Packed._laid_out
+    monkeypatch.setattr(Packed, "_laid_out", lambda self, make: made.append(self) or plain(self, make))
     model = GistModel(MAKES[kind]() if kind in MAKES else model_of(kind))
     model.quicken()
-    kept = {name: sorted(layer.forward.__dict__) for name, layer in model.model.named_modules() if isinstance(layer.forward, Packed)}
-    head, fast = (["_error", "_fast"], ["_can_be_fast"]) if kind == "llama" else (["_exact"], [])
-    assert kept.pop("lm_head") == sorted([*head, *fast, "bias", "weight"])
-    assert set(map(tuple, kept.values())) == {("_exact", "bias", "weight")}
+    heads = {tuple(kernels & set(packed.__dict__)) for packed in made if len(packed._weights[0]) == model.config.vocab_size}
+    assert heads == {("_fast",) if kind == "llama" else ("_exact",)}
+    before = len(made)
+    assert before == 1 + (4 if kind == "llama" else 7) * model.config.num_hidden_layers, "layers that read the same input are one product"
     lab = Lab(CHATML, toy_tokenizer(), model)
-    lab.ids([lab.row("full", EXAMPLES[0])])
-    assert sorted(model.model.lm_head.forward.__dict__) == sorted([*head, *fast, "bias", "weight"]), "and no answer makes another copy"
+    lab.ids([lab.row("full", EXAMPLES[0]), lab.row("gist", EXAMPLES[0])])
+    assert len(made) == before, "and no answer makes another copy"
