@@ -19,7 +19,7 @@ from gistdemo.data.examples import OWN_EXAMPLES, ExampleSources, Listed
 from gistdemo.errors import UsageError
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.grid import Cell, CompareRequest, Snapshot
-from gistdemo.jobs.kinds import EVALUATE, KINDS, SIMULATE, TRAIN
+from gistdemo.jobs.kinds import EVALUATE, KINDS, TRAIN
 from gistdemo.jobs.queue import Jobs
 from gistdemo.jobs.record import Job
 from gistdemo.results.evaluation import Evaluation, Results, find_evaluations
@@ -127,11 +127,6 @@ class Services:
         from gistdemo.evaluate.run import evaluate
 
         return evaluate(EvaluationRequest.from_dict(self._resolved(dataclasses.asdict(request), caller)), folder, self.settings, title)
-
-    def start_simulation(self, values: dict[str, Any], title: str, caller: Caller) -> Job:
-        """Queue a run without weights, to try the queue on. values: see `simulate`. Raises: UsageError: its name is taken."""
-        self._require_free_name(title)
-        return self._submit(SIMULATE.name, values, title)
 
     def change_job(self, action: str, job_id: str, caller: Caller) -> Job:
         """Stop a job, resume it, or move it up in the queue: action "stop", "resume" or "sooner".

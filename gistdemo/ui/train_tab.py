@@ -26,8 +26,6 @@ from gistdemo.train.modes import MODES
 from gistdemo.train.presets import PRESETS, with_preset
 
 TICK_SECONDS = 2.0
-SIMULATED = "simulated"
-SIMULATED_PURPOSE = "no weights, no checkpoint: a run that only looks like one, to try this tab"
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class TrainTab:
         self._wire(status)
 
     def _form(self) -> None:
-        self.preset = gr.Radio([*PRESETS, SIMULATED], value="quick", label="Preset", info=PRESETS["quick"].purpose, elem_id="gd-preset")
+        self.preset = gr.Radio(list(PRESETS), value="quick", label="Preset", info=PRESETS["quick"].purpose, elem_id="gd-preset")
         values = with_preset("quick", {"name": "x", "data": "x"})
         with gr.Row(elem_classes="gd-tight"):
             self.name = gr.Textbox("my-gist", label="Name", max_lines=1, elem_id="gd-name", min_width=110)
@@ -192,11 +190,9 @@ class TrainTab:
         Raises: UsageError: values that are not allowed, all named at once.
         """
         source = self.services.source(form.data, self.caller)
-        return with_preset("" if form.preset == SIMULATED else form.preset, {"name": form.name.strip(), "data": source} | form.settings())
+        return with_preset(form.preset, {"name": form.name.strip(), "data": source} | form.settings())
 
     def take_preset(self, preset: str) -> list[Any]:
-        if preset == SIMULATED:
-            return [gr.Radio(info=SIMULATED_PURPOSE), *([gr.skip()] * len(SETTINGS)), gr.skip()]
         config = with_preset(preset, {"name": "x", "data": "x"})
         values = [",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in SETTINGS]
         return [gr.Radio(info=PRESETS[preset].purpose), *values, "{}"]
@@ -207,8 +203,6 @@ class TrainTab:
             config = self.config(Form(*form))
         except GistDemoError as error:
             return panels.note(one_line(error), "error"), ""
-        if form[0] == SIMULATED:
-            return panels.note(f"{config.steps} steps of 0.2 s: {job_cards.duration(config.steps * 0.2)}, whatever else is set."), ""
         found = estimate(config, self.jobs)
         text = (
             f"About {job_cards.duration(found.seconds)} ({found.basis})." if found.seconds is not None else f"{found.basis.capitalize()}."
@@ -232,10 +226,7 @@ class TrainTab:
         """Put the run into the queue. Refused where its name is taken, with the reason."""
         try:
             config = self.config(Form(*form))
-            if form[0] == SIMULATED:
-                job = self.services.start_simulation({"steps": config.steps, "seconds_per_step": 0.2}, config.name, self.caller)
-            else:
-                job = self.services.start_training(config, self.caller)
+            job = self.services.start_training(config, self.caller)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
         waiting = len(self.jobs.queued())
