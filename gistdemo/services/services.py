@@ -104,7 +104,8 @@ class Services:
 
         Raises: UsageError: its name is taken, or see `resolve`. DataError: its rows cannot be read.
         """
-        self._require_free_name(config.name)
+        if config.name in self._taken_names() or any(job.title == config.name for job in self._open_jobs()):
+            raise UsageError(f"There is a checkpoint or a job named '{config.name}' already. Give another name, or delete that one.")
         values = self._resolved(dataclasses.asdict(config), caller)
         read_rows(values["data"])
         return self._submit(TRAIN.name, values, config.name)
@@ -192,10 +193,6 @@ class Services:
         unknown = [name for name in names if name not in offered]
         if unknown and not caller.is_local:
             raise UsageError(f"Model '{unknown[0]}' is not offered here. Choose of {', '.join(offered)}.")
-
-    def _require_free_name(self, name: str) -> None:
-        if name in self._taken_names() or any(job.title == name for job in self._open_jobs()):
-            raise UsageError(f"There is a checkpoint or a job named '{name}' already. Give another name, or delete that one.")
 
     def _taken_names(self) -> set[str]:
         """Names of checkpoints, those that jobs are about to write included."""

@@ -26,6 +26,7 @@ from gistdemo.train.modes import MODES
 from gistdemo.train.presets import PRESETS, with_preset
 
 TICK_SECONDS = 2.0
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True)
@@ -149,23 +150,23 @@ class TrainTab:
     # --- wiring -------------------------------------------------------------------------------------------------------
 
     def _wire(self, status: gr.HTML) -> None:
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         form = self.widgets(FIELDS)
-        view = [self.job, self.card, self.samples, self.output]
-        drawing = [self.loss, self.recovery, self.drawn]
-        self.preset.input(self.take_preset, self.preset, self.widgets(("preset", *SETTINGS, "more")), **quick)
-        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **quick)
+        self.view = [self.job, self.card, self.samples, self.output]
+        self.asked = [self.job, self.log_scale, self.drawn]
+        self.drawing = [self.loss, self.recovery, self.drawn]
+        self.preset.input(self.take_preset, self.preset, self.widgets(("preset", *SETTINGS, "more")), **QUICK)
+        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **QUICK)
         self.check.click(self.check_data, form, [self.plan, status], show_progress="hidden", api_visibility="private")
-        self.upload.upload(lambda file: file.name if hasattr(file, "name") else file, self.upload, self.data, **quick)
-        self.start.click(self.submit, form, [self.job, status], **quick).then(self.refresh, self.job, view, **quick)
-        gr.on([self.timer.tick, self.job.input], self.refresh, self.job, view, **quick)
-        gr.on([self.timer.tick, self.job.input, self.log_scale.input], self.draw, [self.job, self.log_scale, self.drawn], drawing, **quick)
+        self.upload.upload(lambda file: file, self.upload, self.data, **QUICK)
+        gr.on([self.timer.tick, self.job.input], self.refresh, self.job, self.view, **QUICK)
+        gr.on([self.timer.tick, self.job.input, self.log_scale.input], self.draw, self.asked, self.drawing, **QUICK)
+        done = [self.start.click(self.submit, form, [self.job, status], **QUICK)]
         for button, action in ((self.stop, "stop"), (self.resume, "resume"), (self.sooner, "sooner")):
-            button.click(lambda job, action=action: self.change(action, job), self.job, status, **quick).then(
-                self.refresh, self.job, view, **quick
-            )
-        self.delete.click(self.remove, [self.job, self.sure], [status, self.sure], **quick).then(self.refresh, self.job, view, **quick)
-        self.reuse.click(self.settings_of, self.job, [*self.widgets(("name", "data", *SETTINGS, "more")), status], **quick)
+            done.append(button.click(lambda job, action=action: self.change(action, job), self.job, status, **QUICK))
+        done.append(self.delete.click(self.remove, [self.job, self.sure], [status, self.sure], **QUICK))
+        for event in done:
+            event.then(self.refresh, self.job, self.view, **QUICK)
+        self.reuse.click(self.settings_of, self.job, [*self.widgets(("name", "data", *SETTINGS, "more")), status], **QUICK)
 
     def widgets(self, names: Sequence[str]) -> list[Any]:
         """Widgets of the form by the names of its fields."""
@@ -173,11 +174,9 @@ class TrainTab:
 
     def on_load(self, page: gr.Blocks) -> None:
         """A page that is opened or reloaded shows what goes on at once."""
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        form = self.widgets(FIELDS)
-        page.load(self.refresh, self.job, [self.job, self.card, self.samples, self.output], **quick)
-        page.load(self.draw, [self.job, self.log_scale, self.drawn], [self.loss, self.recovery, self.drawn], **quick)
-        page.load(self.describe, form, [self.plan, self.command], **quick)
+        page.load(self.refresh, self.job, self.view, **QUICK)
+        page.load(self.draw, self.asked, self.drawing, **QUICK)
+        page.load(self.describe, self.widgets(FIELDS), [self.plan, self.command], **QUICK)
 
     def _backbones(self) -> list[str]:
         return [model.name for model in chosen(self.settings)]
