@@ -49,13 +49,8 @@ def recover(path: Path, keep: Callable[[Any], bool] = lambda value: True) -> lis
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")  # a kill may fall within a character
-    values, lines = [], []
-    for line in text.split("\n"):
-        value = _value(line)
-        if value is not None and keep(value):
-            values.append(value)
-            lines.append(line + "\n")
-    mended = "".join(lines)
+    kept = [(line, value) for line in text.split("\n") if (value := _value(line)) is not None and keep(value)]
+    mended = "".join(line + "\n" for line, _ in kept)
     if mended != text:
         write_text(path, mended)
-    return values
+    return [value for _, value in kept]

@@ -145,10 +145,10 @@ def plan(encoded: EncodedPrompt, condition: Condition, k: int, anchored: bool = 
     anchored: g1..gk start from stretches of the instruction; a token is given one slot at most, so there may be fewer than k.
     Source: Mu et al. 2023, section 3; unlike their LLaMA code a constant sink token stays visible.
     """
-    before, instruction, after = _around_instruction(encoded)
+    at = next(n for n, segment in enumerate(encoded.segments) if segment.kind == "instruction")
+    before, words, after = encoded.segments[:at], encoded.segments[at].ids, encoded.segments[at + 1 :]
     head = tuple(i for s in before for i in s.ids)
     rest = tuple(i for s in after for i in s.ids)
-    words = instruction.ids
     part = condition.shown(len(words), k)
     shown = words[part]
     pieces: list[tuple[Kind, Fate, tuple[int, ...]]] = []
@@ -171,11 +171,6 @@ def plan(encoded: EncodedPrompt, condition: Condition, k: int, anchored: bool = 
         pieces += [("instruction", "compressed" if seen else "dropped", words), ("gist", "slot", ())]
     pieces += [(s.kind, "shown", s.ids) for s in after]
     return PromptPlan(condition.name, k, compress_ids, prompt_ids, anchors, len(words), kept, tuple(pieces))
-
-
-def _around_instruction(encoded: EncodedPrompt) -> tuple[tuple[Segment, ...], Segment, tuple[Segment, ...]]:
-    at = next(n for n, segment in enumerate(encoded.segments) if segment.kind == "instruction")
-    return encoded.segments[:at], encoded.segments[at], encoded.segments[at + 1 :]
 
 
 class PromptEncoder:
@@ -209,11 +204,11 @@ class PromptEncoder:
         given = self._checked("Input", example.input, required=False)
         t = self.template
         segments = [Segment("sink", self._head[:1]), Segment("template", self._head[1:])]
-        segments.append(Segment("instruction", self._text_ids(t.before_instruction + instruction)))
+        segments.append(Segment("instruction", self.text_ids(t.before_instruction + instruction)))
         joined = t.head + t.before_instruction + instruction
         if given:
             before, space = t.before_input.rstrip(" "), t.before_input[len(t.before_input.rstrip(" ")) :]
-            segments += [Segment("template", self._text_ids(before)), Segment("input", self._text_ids(space + given))]
+            segments += [Segment("template", self.text_ids(before)), Segment("input", self.text_ids(space + given))]
             joined += t.before_input + given
         segments.append(Segment("suffix", tuple(self._template_ids(t.suffix))))
         encoded = EncodedPrompt(tuple(segments))
@@ -230,11 +225,11 @@ class PromptEncoder:
 
     def answer_ids(self, text: str, limit: int) -> tuple[int, ...]:
         """Ids of an answer with the end token, cut to `limit` tokens (then without the end token)."""
-        return (*self._text_ids(self.template.before_answer + text.strip()), self.end_id)[:limit]
+        return (*self.text_ids(self.template.before_answer + text.strip()), self.end_id)[:limit]
 
     def text_ids(self, text: str) -> tuple[int, ...]:
         """Ids of plain text, special-token text taken literally, nothing added."""
-        return self._text_ids(text)
+        return tuple(self._literal(text, add_special_tokens=False, split_special_tokens=True).input_ids)
 
     def _checked(self, name: str, text: str | None, required: bool) -> str:
         text = (text or "").strip()
@@ -264,6 +259,3 @@ class PromptEncoder:
 
     def _template_ids(self, text: str) -> list[int]:
         return list(self._marked(text, add_special_tokens=False).input_ids)
-
-    def _text_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(self._literal(text, add_special_tokens=False, split_special_tokens=True).input_ids)

@@ -308,7 +308,7 @@ def test_only_what_was_made_here_and_is_not_in_use_is_deleted(home, tmp_path):
         ("evaluate", {"checkpoints": ["instruct", "mine"]}, True),
         ("evaluate", {"checkpoints": ["{folder}"]}, True),
         ("evaluate", {"checkpoints": ["min"]}, False),
-        ("simulate", {"steps": 1}, False),
+        ("dream", {"steps": 1}, False),  # of a version that knows more kinds
     ],
 )
 def test_a_job_that_waits_holds_on_to_what_it_needs(home, kind, values, needs):

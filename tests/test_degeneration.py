@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from gistdemo.metrics import Diagnosis, Flag, assess, diagnose, find_loop, instruction_blind
-from gistdemo.metrics.repetition import compression_ratio, seq_rep, split_units
+from gistdemo.metrics import Diagnosis, Flag, assess, diagnose, instruction_blind
+from gistdemo.metrics.repetition import compression_ratio, find_loop, seq_rep, split_units
 from gistdemo.prompts import Example
 
 LOOPING = "Output:www.google.com\n" * 14

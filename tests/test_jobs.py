@@ -14,11 +14,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from simulated import PROGRAM
 from toy import save_toy
 
 from gistdemo.errors import JobError
 from gistdemo.jobs import launcher
-from gistdemo.jobs.launcher import LOCAL
+from gistdemo.jobs.launcher import LOCAL, Local
 from gistdemo.jobs.queue import OUTPUT, STOP, Jobs
 from gistdemo.jobs.record import FOLLOWS, Job, read_job, write_job
 from gistdemo.settings import PROJECT_DIR
@@ -29,7 +30,9 @@ LONG = {"steps": 100_000, "seconds_per_step": 0.01, "save_every": 20}
 
 
 @pytest.fixture
-def jobs(tmp_path):
+def jobs(tmp_path, monkeypatch):
+    """A queue whose processes know the kind `simulate` (simulated.py)."""
+    monkeypatch.setattr(LOCAL, "program", PROGRAM)
     home = tmp_path / "home"
     made = Jobs(home / "data" / "runs", grace=5.0, environment={"GISTDEMO_HOME": str(home)})
     yield made
@@ -37,6 +40,13 @@ def jobs(tmp_path):
         if job.is_active and job.process:
             LOCAL.end(job.process, force=True)
     wait(lambda: not any(LOCAL.is_alive(job.process) for job in made.list()))
+
+
+@pytest.fixture
+def product_jobs(jobs, monkeypatch):
+    """The same queue with the processes that the product starts."""
+    monkeypatch.setattr(LOCAL, "program", Local.program)
+    return jobs
 
 
 def wait(condition, seconds: float = 20.0) -> bool:
@@ -90,16 +100,19 @@ def test_an_internal_error_is_named_and_its_details_are_in_the_output(jobs):
     assert "Traceback" in (jobs.folder(failed.id) / OUTPUT).read_text()
 
 
-def test_a_kind_that_is_not_known_fails(jobs):
-    assert "is of kind 'dream'" in reaches(jobs, jobs.submit("dream", {}, "x"), "failed").cause
+def test_a_kind_that_is_not_known_fails(product_jobs):
+    first, second = (product_jobs.submit(kind, {}, "x") for kind in ("dream", "simulate"))
+    assert "is of kind 'dream'" in reaches(product_jobs, first, "failed").cause
+    assert wait(lambda: product_jobs.get(second.id).is_final), "the first one has started it when it ended"
+    assert "is of kind 'simulate'" in product_jobs.get(second.id).cause
 
 
-def test_a_row_that_is_not_json_fails_the_job_and_names_its_line(jobs, tmp_path):
+def test_a_row_that_is_not_json_fails_the_job_and_names_its_line(product_jobs, tmp_path):
     rows = [json.dumps({"instruction": f"Say {n}.", "input": "", "output": str(n)}) for n in range(1000)]
     rows[899] = rows[899][:20]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     config = TrainConfig("compressor", "mine", str(tmp_path / "rows.jsonl"), backbone=str(save_toy(tmp_path / "toy")))
-    job = reaches(jobs, jobs.submit("train", dataclasses.asdict(config), "mine"), "failed", seconds=60)
+    job = reaches(product_jobs, product_jobs.submit("train", dataclasses.asdict(config), "mine"), "failed", seconds=60)
     assert job.cause.startswith("'rows.jsonl' line 900 is not valid JSON") and "Mend or remove that line." in job.cause
 
 
@@ -108,6 +121,7 @@ def test_a_full_disk_fails_the_job_and_loses_nothing_that_was_saved(jobs):
     job = jobs.submit("simulate", {"steps": 300, "seconds_per_step": 0.0, "save_every": 10}, "large")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
     code = f"from pathlib import Path; from gistdemo.jobs.queue import Jobs; Jobs(Path({str(jobs.runs_dir)!r})).tick()"
+    code = f"from tests.simulated import install; install(); {code}"
     subprocess.run([sys.executable, "-c", limit + code], cwd=PROJECT_DIR, check=True)
     failed = reaches(jobs, job, "failed")
     assert "File too large" in failed.cause and "Free disk space" in failed.cause
@@ -204,6 +218,7 @@ def test_a_job_outlives_the_server_that_started_it_and_is_adopted(jobs, tmp_path
     """The server is a process that submits, starts and is killed; another one, here this process, watches on."""
     code = (
         "import sys, time; from pathlib import Path; from gistdemo.jobs.queue import Jobs\n"
+        "from tests.simulated import install; install()\n"
         f"jobs = Jobs(Path(sys.argv[1]), environment={{'GISTDEMO_HOME': sys.argv[2]}})\n"
         f"jobs.submit('simulate', {LONG!r}, 'survivor')\n"
         "while True: jobs.tick(); time.sleep(0.05)"

@@ -24,7 +24,7 @@ from gistdemo.present import job_cards, training_figures
 from gistdemo.services import LOCAL, Services
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.presets import PRESETS, with_preset
-from gistdemo.ui.train_tab import OWN_EXAMPLES, SETTINGS, SIMULATED, Form, TrainTab
+from gistdemo.ui.train_tab import OWN_EXAMPLES, SETTINGS, Form, TrainTab
 
 VALUES = {"mode": "compressor", "backbone": "smollm2-135m-instruct", "ks": "1,2,4", "steps": 20, "batch_size": 8}
 VALUES |= {"learning_rate": 1e-3, "gist_learning_rate": 5e-3, "seed": 0}
@@ -119,9 +119,8 @@ def test_the_embedded_models_that_are_chosen_are_offered_as_backbones(tab):
 
 
 def test_actions_answer_in_one_line(tab):
-    tab.submit(*form(SIMULATED))
+    tab.submit(*form())
     job = tab.jobs.list()[0]
-    assert job.kind == "simulate"
     assert "out of the queue" in tab.change("stop", job.id) and "in the queue" in tab.change("resume", job.id)
     assert "gd-s-error" in tab.change("resume", job.id) and "No job is chosen" in tab.change("stop", None)
     assert "Tick" in tab.remove(job.id, False)[0] and "Deleted" in tab.remove(job.id, True)[0] and tab.jobs.list() == []
@@ -130,7 +129,7 @@ def test_actions_answer_in_one_line(tab):
 def test_the_view_follows_the_chosen_job_and_falls_back_to_the_first(tab):
     empty = tab.refresh(None)
     assert "No job yet" in empty[1] and empty[3] == ""
-    tab.submit(*form(SIMULATED))
+    tab.submit(*form())
     job = tab.jobs.list()[0]
     radio, card, samples, _ = tab.refresh("gone")
     assert radio.value == job.id and "mine" in card and "appear here" in samples

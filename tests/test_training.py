@@ -33,7 +33,7 @@ def test_the_loss_falls(tmp_path, settings, mode):
     learner, last = run(config, settings, tmp_path / "run")
     losses = [record["loss"] for record in records(tmp_path / "run")]
     assert len(losses) == 40 and losses[-1] < 0.9 * losses[0]
-    assert last["steps"] == 40 and learner.describe_data()
+    assert last["steps"] == 40 and learner.rows.describe()
 
 
 def test_a_compressor_learns_eight_rows_by_heart_and_the_swapped_control_does_not(tmp_path, settings):
@@ -151,7 +151,7 @@ def test_without_a_validation_file_rows_are_split_off_by_instruction(tmp_path, s
 def test_the_record_of_the_data_names_rows_digests_and_what_was_left_out(tmp_path, settings):
     path = tmp_path / "mixed.jsonl"
     write_rows(path, [*ROWS, ("Too long. " * 40, "x"), ("No answer", "")])
-    data = objective(lesson(tmp_path, "embeddings", data=str(path)), settings).describe_data()
+    data = objective(lesson(tmp_path, "embeddings", data=str(path)), settings).rows.describe()
     assert data["train"] == {"name": "mixed.jsonl", "rows": 8, "digest": rows_digest([Example(i, "", o) for i, o in ROWS])}
     assert data["rejected"] == {"no reference answer": 1, "longer than max_prompt_tokens or not encodable": 1}
     assert data["validation"] == {"name": "held.jsonl", "rows": 4, "digest": rows_digest([Example(i, "", o) for i, o in HELD])}

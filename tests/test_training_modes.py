@@ -223,7 +223,7 @@ def test_long_text_is_compressed_whole_and_not_squeezed_into_few_slots(tmp_path,
         assert ("long" in pool) == (min(row.encoded.count("instruction") for row in rows) >= LONG_TOKENS)
         assert learner.rows.budget(step, pool) >= (4 if "long" in pool else 1)
     assert set(learner.evaluate()) == {"references", "own_answers", "long_references", "gist_shift"}
-    assert learner.describe_data()["long"] == {"rows": 8, "held_out_rows": 4}
+    assert learner.rows.describe()["long"] == {"rows": 8, "held_out_rows": 4}
 
 
 def test_a_long_share_without_long_rows_is_refused(tmp_path, settings):

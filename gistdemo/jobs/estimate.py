@@ -8,7 +8,6 @@ import psutil
 
 from gistdemo.jobs.progress import ProgressReader
 from gistdemo.jobs.queue import Jobs
-from gistdemo.jobs.record import Job
 from gistdemo.model.embedded import GEMMA, SMOLLM2
 from gistdemo.train.config import TrainConfig
 from gistdemo.train.modes import MODES
@@ -106,7 +105,7 @@ def _measured(config: TrainConfig) -> Known | None:
 
 def _made_here(config: TrainConfig, jobs: Jobs) -> Known | None:
     """The figures of the latest training job like this one."""
-    for job in _latest(jobs):
+    for job in sorted(jobs.list(), key=lambda job: -job.created):
         # a job of an earlier version lacks settings that are newer; it ran with what is now their default
         same = all(job.settings.get(name, getattr(TrainConfig, name, None)) == getattr(config, name) for name in ALIKE)
         if job.kind != "train" or not same:
@@ -118,7 +117,3 @@ def _made_here(config: TrainConfig, jobs: Jobs) -> Known | None:
             memory = max((p["memory_gib"] for p in progress.points if "memory_gib" in p), default=None)
             return speed / size, memory, f"as '{job.title}' here"
     return None
-
-
-def _latest(jobs: Jobs) -> list[Job]:
-    return sorted(jobs.list(), key=lambda job: -job.created)

@@ -46,16 +46,9 @@ def _evaluate(job: Job, folder: Path, settings: Settings, should_stop: ShouldSto
     evaluate(EvaluationRequest.from_dict(job.settings), folder, settings, job.title, Reporter(folder), should_stop)
 
 
-def _simulate(job: Job, folder: Path, settings: Settings, should_stop: ShouldStop) -> None:
-    from gistdemo.jobs.simulate import simulate
-
-    simulate(job.settings, folder, should_stop)
-
-
 TRAIN = Kind("train", "step", _train, lambda s: s.get("name", ""), lambda s: (s.get("backbone", ""),))
 EVALUATE = Kind("evaluate", "answer", _evaluate, needs=lambda s: tuple(s.get("checkpoints", ())))
-SIMULATE = Kind("simulate", "step", _simulate)
-KINDS = {kind.name: kind for kind in (TRAIN, EVALUATE, SIMULATE)}
+KINDS = {kind.name: kind for kind in (TRAIN, EVALUATE)}
 
 
 def kind_of(job: Job) -> Kind:

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,19 +45,24 @@ class Launcher(Protocol):
 
 
 class Local:
-    """Processes of this machine, told apart for good: a number may be given to a stranger, the number with its start time may not."""
+    """Processes of this machine, told apart for good: a number may be given to a stranger, the number with its start time may not.
+
+    program: the command line that runs a job.
+    """
+
+    program: Sequence[str] = (sys.executable, "-m", "gistdemo")
 
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[bytes]] = []  # started by this process; asked now and then, so that none stays a zombie
 
     def launch(self, folder: Path, output: Path, environment: Mapping[str, str]) -> Handle:
-        """Start `python -m gistdemo jobs run FOLDER` in a session of its own.
+        """Start `PROGRAM jobs run FOLDER` in a session of its own.
 
         Never a pipe: a reader that goes away would block the writer.
         """
         with output.open("ab") as file:
             started = subprocess.Popen(
-                [sys.executable, "-m", "gistdemo", "jobs", "run", str(folder)],
+                [*self.program, "jobs", "run", str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

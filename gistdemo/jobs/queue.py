@@ -65,10 +65,11 @@ class Jobs:
             if (folder / "job.json").is_file():
                 with contextlib.suppress(JobError):
                     jobs.append(read_job(folder))
-        rank = {True: 0, False: 2}
         return sorted(
             jobs,
-            key=lambda j: (1, j.order, j.id) if j.state == "queued" else (rank[j.is_active], -(j.ended or j.started or j.created), j.id),
+            key=lambda j: (
+                (1, j.order, j.id) if j.state == "queued" else (0 if j.is_active else 2, -(j.ended or j.started or j.created), j.id)
+            ),
         )
 
     def queued(self) -> Sequence[Job]:
@@ -180,14 +181,9 @@ class Jobs:
         if not self._launcher.is_alive(job.process):
             if job.state == "starting" and job.process is None and now - job.changed < START_SECONDS:
                 return  # between the record and the launch
-            if job.state == "stopping":
-                self._write(job.moved("cancelled", now, ended=now, cause="Stopped. Resume goes on from the last saved state."))
-            else:
-                self._write(
-                    job.moved(
-                        "lost", now, ended=now, cause=f"{self._launcher.why_gone(job.process)} Resume goes on from the last saved state."
-                    )
-                )
+            state: State = "cancelled" if job.state == "stopping" else "lost"
+            why = "Stopped." if state == "cancelled" else self._launcher.why_gone(job.process)
+            self._write(job.moved(state, now, ended=now, cause=f"{why} Resume goes on from the last saved state."))
             return
         if job.state == "stopping":
             waited = now - job.changed

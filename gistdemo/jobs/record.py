@@ -32,7 +32,7 @@ FOLLOWS: dict[State, frozenset[State]] = {
 class Job:
     """One job. Times are seconds since 1970.
 
-    kind: `train`, `evaluate`, or `simulate` (the protocol of training without weights). settings: of the kind. order: place in the queue, lower first.
+    kind: `train` or `evaluate`. settings: of the kind. order: place in the queue, lower first.
     cause: why it ended as it did, one line with what to do next. process: pid, start and boot of the process that runs or ran it.
     """
 

@@ -15,7 +15,6 @@ Pure functions on text and integers: no torch, no transformers; rouge_score is i
 from gistdemo.metrics.assess import Assessment, assess
 from gistdemo.metrics.degeneration import FLAGS, VERDICTS, Diagnosis, Verdict, diagnose, instruction_blind
 from gistdemo.metrics.flags import Flag
-from gistdemo.metrics.repetition import Loop, find_loop
 from gistdemo.metrics.rouge import normalised_score, rouge, shared_words
 from gistdemo.metrics.scores import MAIN, SCORES
 
@@ -27,11 +26,9 @@ __all__ = [
     "Assessment",
     "Diagnosis",
     "Flag",
-    "Loop",
     "Verdict",
     "assess",
     "diagnose",
-    "find_loop",
     "instruction_blind",
     "normalised_score",
     "rouge",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 from gistdemo.metrics.repetition import Loop, Units, find_loop, split_units
 
@@ -84,15 +84,8 @@ class Flag:
     members: tuple[int, ...] = ()
 
     def to_dict(self) -> Finding:
-        return {
-            "code": self.code,
-            "name": self.name,
-            "severity": self.severity,
-            "span": None if self.span is None else list(self.span),
-            "evidence": self.evidence,
-            "value": self.value,
-            "members": list(self.members),
-        }
+        span = None if self.span is None else list(self.span)
+        return cast(Finding, vars(self) | {"span": span, "members": list(self.members)})
 
     @classmethod
     def from_dict(cls, values: Finding) -> Flag:

@@ -72,7 +72,12 @@ def _values(answer: Answer, example: Mapping[str, str]) -> dict[str, Any]:
 
 def gains(rows: Sequence[Answer], checkpoint: str, condition: str, k: int) -> dict[int, float]:
     """`MAIN` score over that of the full prompt, by row (from 0); rows without a score in either condition are left out."""
-    scored = [(r, r["scores"][MAIN.name]) for r in rows if r["checkpoint"] == checkpoint and MAIN.name in r["scores"]]
-    full = {r["row"]: score for r, score in scored if r["condition"] == "full"}
-    wanted = ((r["row"], score) for r, score in scored if r["condition"] == condition and r["k"] in (0, k))
-    return {row: score - full[row] for row, score in wanted if row in full}
+    scored = scored_answers(rows, checkpoint, k)
+    full, wanted = ({r["row"]: score for r, score in scored if r["condition"] == name} for name in ("full", condition))
+    return {row: score - full[row] for row, score in wanted.items() if row in full}
+
+
+def scored_answers(rows: Sequence[Answer], checkpoint: str | None, k: int) -> list[tuple[Answer, float]]:
+    """The answers of a checkpoint at a budget that have a reference, with their `MAIN` score."""
+    mine = (r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k))
+    return [(r, r["scores"][MAIN.name]) for r in mine if MAIN.name in r["scores"]]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from gistdemo.conditions import CONDITIONS
 from gistdemo.metrics import MAIN
+from gistdemo.present.answer_table import scored_answers
 from gistdemo.present.entries import Shown, by_checkpoint, entries_of, name_of, title_of
 from gistdemo.present.markup import visible
 from gistdemo.results.answer import Answer
@@ -193,7 +194,7 @@ def verdict_shares(results: Results, k: int | None = None) -> Any:
 def score_by_length(rows: Sequence[Answer], checkpoint: str | None, k: int) -> Any:
     """Mean `MAIN` score by length of the instruction, a line per condition, of one checkpoint at one budget."""
     figure, most = new_figure(), dict.fromkeys((label for *_, label in LENGTHS), 0)
-    mine = [(r["condition"], r["instruction_tokens"], score) for r, score in _scored(rows, checkpoint, k) if r["instruction_tokens"]]
+    mine = [(r["condition"], r["instruction_tokens"], score) for r, score in scored_answers(rows, checkpoint, k) if r["instruction_tokens"]]
     if not mine:
         return empty("The answers themselves are not here, or have no reference.")
     for number, condition in enumerate(dict.fromkeys(name for name, _, _ in mine)):
@@ -213,7 +214,7 @@ def score_by_length(rows: Sequence[Answer], checkpoint: str | None, k: int) -> A
 
 def gist_against_full(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], checkpoint: str | None, k: int) -> Any:
     """`MAIN` score of the gist against that of the full prompt, a point per example; customdata holds its number (from 0)."""
-    scored = _scored(rows, checkpoint, k)
+    scored = scored_answers(rows, checkpoint, k)
     full, gist = ({r["row"]: score for r, score in scored if r["condition"] == condition} for condition in ("full", "gist"))
     verdicts = {r["row"]: r["verdict"] for r, _ in scored if r["condition"] == "gist"}
     both = [n for n in gist if n in full]
@@ -231,12 +232,6 @@ def gist_against_full(rows: Sequence[Answer], examples: Sequence[Mapping[str, st
     figure.update_xaxes(range=[-2, top + 2])
     figure.update_yaxes(range=[-2, top + 2])
     return styled(figure, f"{MAIN.label}, full prompt ({plain(checkpoint)})", f"{MAIN.label}, gist k = {k}, n = {len(both)}", 420)
-
-
-def _scored(rows: Sequence[Answer], checkpoint: str | None, k: int) -> list[tuple[Answer, float]]:
-    """The answers of a checkpoint at a budget that have a reference, with their `MAIN` score."""
-    mine = (r for r in rows if r["checkpoint"] == checkpoint and r["k"] in (0, k))
-    return [(r, r["scores"][MAIN.name]) for r in mine if MAIN.name in r["scores"]]
 
 
 def _narrow(entry: Shown) -> str:

@@ -53,6 +53,6 @@ def _expanded_tail(n: int) -> float:
     return NormalDist().cdf(-math.sqrt(n / freedom) * t)
 
 
-def paired_difference(a: Sequence[float | None], b: Sequence[float | None], seed: int = 0) -> Interval | None:
+def paired_difference(a: Sequence[float | None], b: Sequence[float | None]) -> Interval | None:
     """Mean of a - b, pair by pair, with its interval. Pairs with an unknown half are left out. Raises ValueError: lengths differ."""
-    return mean_interval([x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None], seed)
+    return mean_interval([x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None])

@@ -19,7 +19,7 @@ from gistdemo.data.examples import OWN_EXAMPLES, ExampleSources, Listed
 from gistdemo.errors import UsageError
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.grid import Cell, CompareRequest, Snapshot
-from gistdemo.jobs.kinds import EVALUATE, KINDS, SIMULATE, TRAIN
+from gistdemo.jobs.kinds import EVALUATE, KINDS, TRAIN
 from gistdemo.jobs.queue import Jobs
 from gistdemo.jobs.record import Job
 from gistdemo.results.evaluation import Evaluation, Results, find_evaluations
@@ -104,7 +104,8 @@ class Services:
 
         Raises: UsageError: its name is taken, or see `resolve`. DataError: its rows cannot be read.
         """
-        self._require_free_name(config.name)
+        if config.name in self._taken_names() or any(job.title == config.name for job in self._open_jobs()):
+            raise UsageError(f"There is a checkpoint or a job named '{config.name}' already. Give another name, or delete that one.")
         values = self._resolved(dataclasses.asdict(config), caller)
         read_rows(values["data"])
         return self._submit(TRAIN.name, values, config.name)
@@ -127,11 +128,6 @@ class Services:
         from gistdemo.evaluate.run import evaluate
 
         return evaluate(EvaluationRequest.from_dict(self._resolved(dataclasses.asdict(request), caller)), folder, self.settings, title)
-
-    def start_simulation(self, values: dict[str, Any], title: str, caller: Caller) -> Job:
-        """Queue a run without weights, to try the queue on. values: see `simulate`. Raises: UsageError: its name is taken."""
-        self._require_free_name(title)
-        return self._submit(SIMULATE.name, values, title)
 
     def change_job(self, action: str, job_id: str, caller: Caller) -> Job:
         """Stop a job, resume it, or move it up in the queue: action "stop", "resume" or "sooner".
@@ -197,10 +193,6 @@ class Services:
         unknown = [name for name in names if name not in offered]
         if unknown and not caller.is_local:
             raise UsageError(f"Model '{unknown[0]}' is not offered here. Choose of {', '.join(offered)}.")
-
-    def _require_free_name(self, name: str) -> None:
-        if name in self._taken_names() or any(job.title == name for job in self._open_jobs()):
-            raise UsageError(f"There is a checkpoint or a job named '{name}' already. Give another name, or delete that one.")
 
     def _taken_names(self) -> set[str]:
         """Names of checkpoints, those that jobs are about to write included."""

@@ -85,11 +85,8 @@ class Loop:
         took = time.perf_counter() - began
         self.seconds += took
         self._losses.append(numbers["loss"])
-        speed = {
-            "samples_per_second": self.config.batch_size * self.config.accumulation / took,
-            "tokens_per_second": numbers["tokens"] / took,
-        }
-        speed = {name: round(value, 2) for name, value in speed.items()}
+        samples = self.config.batch_size * self.config.accumulation
+        speed = {"samples_per_second": round(samples / took, 2), "tokens_per_second": round(numbers["tokens"] / took, 2)}
         return {"step": step + 1, **numbers, **speed, "seconds": round(self.seconds, 2), "memory_gib": peak_memory()}
 
     def _step(self, step: int) -> dict[str, float]:

@@ -221,9 +221,6 @@ class GistLearning:
         found = [evaluation[name]["by_k"][k]["recovery"] for name in self.judged]
         return None if None in found else sum(found) / len(found)
 
-    def describe_data(self) -> dict[str, Any]:
-        return self.rows.describe()
-
 
 def _samples(engine: Engine, rows: Sequence[EngineRow], examples: Sequence[Example], limit: int) -> list[dict[str, Any]]:
     if not rows:

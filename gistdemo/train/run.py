@@ -128,7 +128,7 @@ def _export(config: TrainConfig, objective: GistLearning, ground: Ground, settin
         training={
             "command": config.command(),
             "settings": config.recipe(),
-            "data": objective.describe_data(),
+            "data": objective.rows.describe(),
             "steps": last["steps"],
             "seconds": last["seconds"],
             "device": ground.model.device.type,

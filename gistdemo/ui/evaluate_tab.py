@@ -184,7 +184,7 @@ class EvaluateTab:
         for one in self.filters:
             one.change(self.detail_of, [self.chosen, self.clicked, *self.filters], self.detail, **QUICK)
         self.prepare.click(self.prepared, self.chosen, [self.files, status], api_visibility="private")
-        self.upload.upload(self.take_import, self.upload, [self.chosen, status], api_visibility="private", show_progress="hidden")
+        self.upload.upload(self.take_path, self.upload, [self.chosen, status], api_visibility="private", show_progress="hidden")
         self.load.click(self.take_path, self.path, [self.chosen, status], api_visibility="private", show_progress="hidden")
 
     def _show_all(self, shown: Any) -> None:
@@ -385,9 +385,6 @@ class EvaluateTab:
         # a copy: gradio serves files of temporary folders, not of the data folder
         paths.append(Path(shutil.copy(found.folder / RESULTS_FILE, folder)))
         return gr.File([str(path) for path in paths], visible=True), panels.status("Report, tables and rows are ready to download")
-
-    def take_import(self, file: Any) -> tuple[Any, str]:
-        return self.take_path(file.name if hasattr(file, "name") else file)
 
     def take_path(self, path: str) -> tuple[Any, str]:
         """Import results of others into an evaluation of this installation."""

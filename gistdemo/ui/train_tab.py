@@ -26,8 +26,7 @@ from gistdemo.train.modes import MODES
 from gistdemo.train.presets import PRESETS, with_preset
 
 TICK_SECONDS = 2.0
-SIMULATED = "simulated"
-SIMULATED_PURPOSE = "no weights, no checkpoint: a run that only looks like one, to try this tab"
+QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class TrainTab:
         self._wire(status)
 
     def _form(self) -> None:
-        self.preset = gr.Radio([*PRESETS, SIMULATED], value="quick", label="Preset", info=PRESETS["quick"].purpose, elem_id="gd-preset")
+        self.preset = gr.Radio(list(PRESETS), value="quick", label="Preset", info=PRESETS["quick"].purpose, elem_id="gd-preset")
         values = with_preset("quick", {"name": "x", "data": "x"})
         with gr.Row(elem_classes="gd-tight"):
             self.name = gr.Textbox("my-gist", label="Name", max_lines=1, elem_id="gd-name", min_width=110)
@@ -151,23 +150,23 @@ class TrainTab:
     # --- wiring -------------------------------------------------------------------------------------------------------
 
     def _wire(self, status: gr.HTML) -> None:
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         form = self.widgets(FIELDS)
-        view = [self.job, self.card, self.samples, self.output]
-        drawing = [self.loss, self.recovery, self.drawn]
-        self.preset.input(self.take_preset, self.preset, self.widgets(("preset", *SETTINGS, "more")), **quick)
-        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **quick)
+        self.view = [self.job, self.card, self.samples, self.output]
+        self.asked = [self.job, self.log_scale, self.drawn]
+        self.drawing = [self.loss, self.recovery, self.drawn]
+        self.preset.input(self.take_preset, self.preset, self.widgets(("preset", *SETTINGS, "more")), **QUICK)
+        gr.on([field.change for field in form], self.describe, form, [self.plan, self.command], trigger_mode="always_last", **QUICK)
         self.check.click(self.check_data, form, [self.plan, status], show_progress="hidden", api_visibility="private")
-        self.upload.upload(lambda file: file.name if hasattr(file, "name") else file, self.upload, self.data, **quick)
-        self.start.click(self.submit, form, [self.job, status], **quick).then(self.refresh, self.job, view, **quick)
-        gr.on([self.timer.tick, self.job.input], self.refresh, self.job, view, **quick)
-        gr.on([self.timer.tick, self.job.input, self.log_scale.input], self.draw, [self.job, self.log_scale, self.drawn], drawing, **quick)
+        self.upload.upload(lambda file: file, self.upload, self.data, **QUICK)
+        gr.on([self.timer.tick, self.job.input], self.refresh, self.job, self.view, **QUICK)
+        gr.on([self.timer.tick, self.job.input, self.log_scale.input], self.draw, self.asked, self.drawing, **QUICK)
+        done = [self.start.click(self.submit, form, [self.job, status], **QUICK)]
         for button, action in ((self.stop, "stop"), (self.resume, "resume"), (self.sooner, "sooner")):
-            button.click(lambda job, action=action: self.change(action, job), self.job, status, **quick).then(
-                self.refresh, self.job, view, **quick
-            )
-        self.delete.click(self.remove, [self.job, self.sure], [status, self.sure], **quick).then(self.refresh, self.job, view, **quick)
-        self.reuse.click(self.settings_of, self.job, [*self.widgets(("name", "data", *SETTINGS, "more")), status], **quick)
+            done.append(button.click(lambda job, action=action: self.change(action, job), self.job, status, **QUICK))
+        done.append(self.delete.click(self.remove, [self.job, self.sure], [status, self.sure], **QUICK))
+        for event in done:
+            event.then(self.refresh, self.job, self.view, **QUICK)
+        self.reuse.click(self.settings_of, self.job, [*self.widgets(("name", "data", *SETTINGS, "more")), status], **QUICK)
 
     def widgets(self, names: Sequence[str]) -> list[Any]:
         """Widgets of the form by the names of its fields."""
@@ -175,11 +174,9 @@ class TrainTab:
 
     def on_load(self, page: gr.Blocks) -> None:
         """A page that is opened or reloaded shows what goes on at once."""
-        quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        form = self.widgets(FIELDS)
-        page.load(self.refresh, self.job, [self.job, self.card, self.samples, self.output], **quick)
-        page.load(self.draw, [self.job, self.log_scale, self.drawn], [self.loss, self.recovery, self.drawn], **quick)
-        page.load(self.describe, form, [self.plan, self.command], **quick)
+        page.load(self.refresh, self.job, self.view, **QUICK)
+        page.load(self.draw, self.asked, self.drawing, **QUICK)
+        page.load(self.describe, self.widgets(FIELDS), [self.plan, self.command], **QUICK)
 
     def _backbones(self) -> list[str]:
         return [model.name for model in chosen(self.settings)]
@@ -192,11 +189,9 @@ class TrainTab:
         Raises: UsageError: values that are not allowed, all named at once.
         """
         source = self.services.source(form.data, self.caller)
-        return with_preset("" if form.preset == SIMULATED else form.preset, {"name": form.name.strip(), "data": source} | form.settings())
+        return with_preset(form.preset, {"name": form.name.strip(), "data": source} | form.settings())
 
     def take_preset(self, preset: str) -> list[Any]:
-        if preset == SIMULATED:
-            return [gr.Radio(info=SIMULATED_PURPOSE), *([gr.skip()] * len(SETTINGS)), gr.skip()]
         config = with_preset(preset, {"name": "x", "data": "x"})
         values = [",".join(map(str, config.ks)) if name == "ks" else getattr(config, name) for name in SETTINGS]
         return [gr.Radio(info=PRESETS[preset].purpose), *values, "{}"]
@@ -207,8 +202,6 @@ class TrainTab:
             config = self.config(Form(*form))
         except GistDemoError as error:
             return panels.note(one_line(error), "error"), ""
-        if form[0] == SIMULATED:
-            return panels.note(f"{config.steps} steps of 0.2 s: {job_cards.duration(config.steps * 0.2)}, whatever else is set."), ""
         found = estimate(config, self.jobs)
         text = (
             f"About {job_cards.duration(found.seconds)} ({found.basis})." if found.seconds is not None else f"{found.basis.capitalize()}."
@@ -232,10 +225,7 @@ class TrainTab:
         """Put the run into the queue. Refused where its name is taken, with the reason."""
         try:
             config = self.config(Form(*form))
-            if form[0] == SIMULATED:
-                job = self.services.start_simulation({"steps": config.steps, "seconds_per_step": 0.2}, config.name, self.caller)
-            else:
-                job = self.services.start_training(config, self.caller)
+            job = self.services.start_training(config, self.caller)
         except GistDemoError as error:
             return gr.skip(), panels.status(one_line(error), kind="error")
         waiting = len(self.jobs.queued())

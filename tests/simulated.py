@@ -1,10 +1,14 @@
-"""A simulated trainer: the files and the behaviour of a training run without any weights, to try the queue and the page on."""
+"""A simulated trainer: the files and the behaviour of a training run without any weights, to try the queue and the page on.
+
+`python -m tests.simulated` is the command line with one more kind of job; tests have the queue start their jobs with it.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +16,10 @@ from typing import Any
 
 from gistdemo.errors import TrainingError, WorkStopped
 from gistdemo.files import recover, write_json
+from gistdemo.jobs.kinds import KINDS, Kind
+from gistdemo.jobs.launcher import LOCAL
 
+PROGRAM = (sys.executable, "-m", "tests.simulated")
 DEFAULTS = {"steps": 60, "seconds_per_step": 0.1, "fail_at": 0, "evaluate_every": 10, "save_every": 5, "seed": 0}
 
 
@@ -45,3 +52,16 @@ def simulate(settings: dict[str, Any], folder: Path, should_stop: Callable[[], b
             write_json(state, {"step": step})
         if asked:
             raise WorkStopped(f"Stopped after step {step} of {values['steps']}. Resume goes on from there.")
+
+
+def install() -> None:
+    """Let this process know the kind `simulate`, and start jobs in processes that know it."""
+    KINDS["simulate"] = Kind("simulate", "step", lambda job, folder, settings, should_stop: simulate(job.settings, folder, should_stop))
+    LOCAL.program = PROGRAM
+
+
+if __name__ == "__main__":
+    from gistdemo.cli import main
+
+    install()
+    sys.exit(main())
