@@ -18,12 +18,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 import psutil
 from playwright.sync_api import Page, sync_playwright
 
+ROOT = Path(__file__).resolve().parent.parent
 ALONE = """
 import json, sys, threading, time
 from gistdemo.checkpoint.pool import ModelPool
@@ -90,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=96)
     args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
     from gistdemo.ui.compare_tab import OPENING
 
     port = free_port()

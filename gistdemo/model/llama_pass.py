@@ -21,7 +21,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from gistdemo.model.adapters import Route, routes
 from gistdemo.model.gist_cache import GistCache, side_by_side
 from gistdemo.model.head import finished
-from gistdemo.model.packed import Packed, can_be_packed, current
+from gistdemo.model.packed import Packed, can_be_packed
 from gistdemo.model.window import window_of
 
 FAMILIES = ("gemma3_text", "llama", "mistral", "qwen2", "qwen3")  # read in transformers 5.23; tests compare each with the stock model
@@ -39,34 +39,37 @@ def fits(model: Any) -> bool:
 class _Products:
     """Linear layers that read the same input. paths: their names in the model, by which adapters find them."""
 
-    def __init__(self, paths: tuple[str, ...], layers: Sequence[torch.nn.Linear]):
+    def __init__(self, paths: tuple[str, ...], layers: Sequence[torch.nn.Linear], join: int = 1):
+        """join: how many of the first layers give their outputs side by side."""
         self.paths = paths
-        self._sizes = [layer.out_features for layer in layers]
         self.packed = Packed(*layers) if all(map(can_be_packed, layers)) else None
-        self._layers = layers
+        self._layers, self._sizes = layers, [layer.out_features for layer in layers]
+        self._parts = [sum(self._sizes[:join]), *self._sizes[join:]]
 
     def __call__(self, x: Tensor, lora: Sequence[tuple[Route, Lora]]) -> Sequence[Tensor]:
         """x: (N, in) -> (N, out) each, adapters added to the tokens of rows that named them."""
-        found = torch.split(self.packed(x), self._sizes, -1) if self.packed else [layer(x) for layer in self._layers]
+        whole = self.packed(x) if self.packed else torch.cat([layer(x) for layer in self._layers], -1)
         for at, adapter in lora:
             if self.paths in adapter:
                 down, ups = adapter[self.paths]
                 parts = torch.split(x[at] @ down, [up.shape[0] for _, up in ups], -1)
                 for part, (n, up) in zip(parts, ups, strict=True):
-                    found[n][at] += part @ up
-        return found
+                    start = sum(self._sizes[:n])
+                    whole[at, start : start + self._sizes[n]] += part @ up
+        return torch.split(whole, self._parts, -1) if len(self._parts) > 1 else (whole,)
 
 
 class _Norm:
-    """Root mean square norm of (N, E), in half the passes of torch's own."""
+    """Root mean square norm over the last dimension, in a third of the time of torch's own."""
 
     def __init__(self, weight: Tensor, eps: float):
-        width = weight.shape[0]
-        self._weight, self._floor = weight * width**0.5, weight.new_full((1, 1, 1), width * eps)
+        """weight: (E,), or (heads, D)."""
+        width = weight.shape[-1]
+        self._weight, self._floor = weight * width**0.5, weight.new_tensor((width * eps) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
-        squares = torch.baddbmm(self._floor, x[:, None], x[:, :, None])  # (N, 1, 1)
-        normed: Tensor = (x * self._weight).mul_(squares[:, 0].rsqrt_())
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        normed: Tensor = (x * self._weight).div_(torch.hypot(length, self._floor))
         return normed
 
 
@@ -75,7 +78,7 @@ Norms = tuple[_Norm, _Norm | None, _Norm, _Norm | None]
 
 @dataclass(frozen=True)
 class _Layer:
-    """norms: before attention, after it, before the feed-forward, after it. query, key: their norms. None: there is none."""
+    """norms: before attention, after it, before the feed-forward, after it. query_key: of each of their heads. None: there is none."""
 
     kind: str
     attention: _Products
@@ -83,8 +86,7 @@ class _Layer:
     gate_up: _Products
     down: _Products
     norms: Norms
-    query: _Norm | None
-    key: _Norm | None
+    query_key: _Norm | None
     scale: float
     act: Callable[[Tensor], Tensor]
 
@@ -123,7 +125,17 @@ class LlamaPass:
         return isinstance(self._head, Packed)
 
     def _normed(self, norm: Any) -> _Norm:
-        return _Norm(norm.weight.detach() + (1.0 if self._gemma else 0.0), self._eps)
+        return _Norm(self._weight_of(norm), self._eps)
+
+    def _weight_of(self, norm: Any) -> Tensor:
+        weight: Tensor = norm.weight.detach()
+        return weight + 1.0 if self._gemma else weight
+
+    def _of_heads(self, attention: Any) -> _Norm:
+        """The norms of all queries and keys as one, (H + KV, D)."""
+        keys, each = self._config.num_key_value_heads, self._config.num_attention_heads // self._config.num_key_value_heads
+        norms = [(attention.q_norm, keys * each), (attention.k_norm, keys)]
+        return _Norm(torch.cat([self._weight_of(norm).expand(heads, -1) for norm, heads in norms]), self._eps)
 
     def _layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -134,21 +146,20 @@ class LlamaPass:
         sliding = self._window is not None and getattr(attention, "sliding_window", self._window) is not None
         return _Layer(
             kind="sliding_attention" if sliding else "full_attention",
-            attention=self._products(attention.q_proj, attention.k_proj, attention.v_proj),
+            attention=self._products(attention.q_proj, attention.k_proj, attention.v_proj, join=2),
             output=self._products(attention.o_proj),
             gate_up=self._products(mlp.gate_proj, mlp.up_proj),
             down=self._products(mlp.down_proj),
             norms=norms,
-            query=self._normed(attention.q_norm) if hasattr(attention, "q_norm") else None,
-            key=self._normed(attention.k_norm) if hasattr(attention, "k_norm") else None,
+            query_key=self._of_heads(attention) if hasattr(attention, "q_norm") else None,
             scale=attention.scaling,
             act=mlp.act_fn,
         )
 
-    def _products(self, *layers: Any) -> _Products:
+    def _products(self, *layers: Any, join: int = 1) -> _Products:
         """Adapters are added here: what PEFT has put around a layer is left out."""
         plain: list[Any] = [layer.get_base_layer() if isinstance(layer, LoraLayer) else layer for layer in layers]
-        return _Products(tuple(self._paths[layer] for layer in layers), plain)
+        return _Products(tuple(self._paths[layer] for layer in layers), plain, join)
 
     def embedded(self, ids: Tensor) -> Tensor:
         """Ids (B, T) -> (B, T, E), as the layers receive them."""
@@ -157,7 +168,7 @@ class LlamaPass:
 
     def logits(self, hidden: Tensor, greedy: bool) -> Tensor:
         """(B, V) fp32 of last hidden states (B, E). greedy: see `Packed.greedy`."""
-        product = self._head.greedy if greedy and self.is_packed and current() == "exact" else self._head
+        product = self._head.greedy if greedy and self.is_packed else self._head
         return finished(product(hidden), self._config).float()
 
     def hidden(self, rows: LlamaRows, x: Tensor) -> Tensor:
@@ -199,31 +210,31 @@ class LlamaPass:
         self, rows: LlamaRows, n: int, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, lora: Sequence[tuple[Route, Lora]]
     ) -> Tensor:
         layer, size, depth = self._layers[n], len(rows.adapters), rows.keys[n].shape[-1]
-        query, key, value = (part.view(len(x), -1, depth) for part in layer.attention(x, lora))  # (N, heads, D)
-        if layer.query and layer.key:
-            query, key = (norm(t.reshape(-1, depth)).view(t.shape) for norm, t in ((layer.query, query), (layer.key, key)))
-        query, key = _rotated(query, turn), _rotated(key, turn)
+        asked, value = layer.attention(x, lora)
+        both = asked.view(len(x), -1, depth)  # (N, H + KV, D): queries, then keys
+        both = _rotated(layer.query_key(both) if layer.query_key else both, turn)
+        query, key = both[:, : -value.shape[1] // depth], both[:, -value.shape[1] // depth :]
         attend = self._attend_one if len(x) == size else self._attend_many
         (found,) = layer.output(attend(rows, n, query, key, value, mask), lora)
         return found
 
     def _attend_one(self, rows: LlamaRows, n: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """One new token of each row: (B, heads, D) -> (B, H * D)."""
+        """One new token of each row: queries and keys (B, heads, D), values (B, KV * D) -> (B, H * D)."""
         keys, values, now = rows.keys[n], rows.values[n], rows.length - 1
         both, _, depth = keys.shape
-        keys[:, now], values[:, now] = key.view(both, depth), value.reshape(both, depth)
-        grouped = query.view(both, -1, depth)  # the G heads that share a key stand together
+        keys[:, now], values[:, now] = key.reshape(both, depth), value.reshape(both, depth)
+        grouped = query.reshape(both, -1, depth)  # the G heads that share a key stand together
         scores = torch.baddbmm(mask, grouped, keys[:, : rows.length].mT, alpha=self._layers[n].scale)  # (B * KV, G, P + 1)
         return torch.bmm(scores.softmax(-1), values[:, : rows.length]).view(len(rows.adapters), -1)
 
     def _attend_many(self, rows: LlamaRows, n: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """T new tokens of each row: (N, heads, D) -> (N, H * D)."""
+        """T new tokens of each row: queries and keys (N, heads, D), values (N, KV * D) -> (N, H * D)."""
         size, depth = len(rows.adapters), query.shape[-1]
         new = len(query) // size
         whole = [t.view(size, -1, t.shape[1], depth) for t in (rows.keys[n], rows.values[n])]  # (B, KV, room, D)
         for kept, t in zip(whole, (key, value), strict=True):
-            kept[:, :, rows.length - new : rows.length] = t.view(size, new, -1, depth).transpose(1, 2)
-        asked = query.view(size, new, -1, depth).transpose(1, 2)
+            kept[:, :, rows.length - new : rows.length] = t.reshape(size, new, -1, depth).transpose(1, 2)
+        asked = query.reshape(size, new, -1, depth).transpose(1, 2)
         group = asked.shape[1] // whole[0].shape[1]
         keys, values = (t[:, :, : rows.length].repeat_interleave(group, 1) for t in whole)
         found = scaled_dot_product_attention(asked, keys, values, mask, scale=self._layers[n].scale)

@@ -1,21 +1,25 @@
 """Matrix products of few rows on a CPU: every weight laid out once in the order the kernel reads it.
 
 A step of decoding multiplies every weight with a handful of rows, and takes as long as reading the weights does. Given a plain weight,
-the library reads it in an order that wastes the memory bus, or copies it first, every time. Two kernels read packed ones:
+the library reads it in an order that wastes the memory bus, or copies it first, every time. Packed ones are read by these kernels:
 
     exact   oneDNN, weights in fp32: the plain product up to the order of its sums
-    fast    FBGEMM, weights in fp16, everything else in fp32: half the bytes; a weight is off by 1/2048 of itself at most
+    fast    weights in 16 bits, half the bytes: bf16 with bf16 inputs by oneDNN, where the processor multiplies it natively and that is
+            faster; else fp16 by FBGEMM, sums in fp32, where a weight is off by 1/2048 of itself at most
+    greedy  oneDNN, weights in 8 bits, to see which few outputs can be the largest; these are then computed exactly
 
-docs/LOG.md has the times.
+docs/PERFORMANCE.md has the times.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import timeit
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +31,10 @@ from gistdemo.memory import page_out
 ROWS = 16  # the layout is chosen for so many; measured, every number from 2 to 64 is served equally well by it
 EXACT_KERNEL = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch gives it no types
 FAST_KERNEL = "fbgemm" in torch.backends.quantized.supported_engines  # processors with AVX2
-ROUNDING, STEP = 2.0**-11, 2.0**-25  # what fp16 is off by at most: of a weight, and where it is too small for that
+LEVELS = 63  # of an input's absolute value in 8 bits: with so few no kernel's sums of two products leave 16 bits
+FINER = 2 * LEVELS  # what is left over by that is looked at so many times larger
+PART = 16_384  # outputs that are rounded at a time
+MOST_EXACT = 256  # outputs of each row, on average, that are worth computing exactly one by one
 _now = threading.local()
 T = TypeVar("T")
 
@@ -65,6 +72,18 @@ def can_be_packed(module: Any) -> bool:
     return type(module) is torch.nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32
 
 
+@lru_cache(maxsize=1)
+def fast_kernel() -> Literal["bf16", "fp16"]:
+    """Which of the two kernels for 16 bits is the faster one here, by a short measurement."""
+    native = torch.cpu.get_capabilities()
+    if not (EXACT_KERNEL and (native.get("avx512_bf16") or native.get("amx_bf16"))):
+        return "fp16"
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        packed, x = Packed(torch.nn.Linear(2048, 2048, bias=False)), torch.randn(ROWS, 2048)
+        times = {kind: min(timeit.repeat(partial(multiply, x), number=3, repeat=5)) for kind, multiply in packed.kernels.items()}
+    return min(packed.kernels, key=times.__getitem__)
+
+
 class Packed:
     """Stands for the forward pass of layers that read the same input: x (..., in) fp32 -> (..., out) fp32, outputs side by side.
 
@@ -74,16 +93,16 @@ class Packed:
     def __init__(self, *layers: torch.nn.Linear):
         """Raises: ValueError: some have a bias and others do not."""
         self._weights = [layer.weight.detach() for layer in layers]
-        self._biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        if len(self._biases) not in (0, len(layers)):
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        if len(biases) not in (0, len(layers)):
             raise ValueError("some of these layers have a bias and others do not; they cannot be one product")
-        self._layers = layers
-        self._bias = torch.cat(self._biases) if self._biases else None
+        self._layers, self._bias = layers, torch.cat(biases) if biases else None
+        self.kernels: dict[Literal["bf16", "fp16"], Callable[[Tensor], Tensor]] = {"bf16": self._by_bf16, "fp16": self._by_fp16}
 
     def prepare(self, greedy: bool = False) -> None:
         """Make the copies that exact answers need, so that the first one need not wait for them. greedy: see `greedy`."""
-        if greedy and self._can_be_fast:
-            _ = self._fast, self._error
+        if greedy and EXACT_KERNEL:
+            _ = self._eighths
         elif EXACT_KERNEL:
             _ = self._exact
 
@@ -97,39 +116,53 @@ class Packed:
         return found[0] if len(found) == 1 else torch.cat(found, -1)
 
     def exact(self, x: Tensor) -> Tensor:
-        if not EXACT_KERNEL:
-            return self._plain(x)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._exact, self._bias, "none", [], "")
-        return product
+        return _by_onednn(x, self._exact, self._bias) if EXACT_KERNEL else self._plain(x)
 
     def fast(self, x: Tensor) -> Tensor:
         """As `exact`, where there is no kernel for it or fp16 cannot hold the weight."""
-        if not self._can_be_fast:
+        if not FAST_KERNEL or (fast_kernel() == "fp16" and not self._fits_fp16):
             return self.exact(x)
-        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._fast)
+        return self.kernels[fast_kernel()](x)
+
+    def _by_bf16(self, x: Tensor) -> Tensor:
+        found = _by_onednn(x.bfloat16(), self._bf16, None).float()
+        return found if self._bias is None else found + self._bias
+
+    def _by_fp16(self, x: Tensor) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._fp16)
         return product
 
     def greedy(self, x: Tensor) -> Tensor:
-        """x: (B, in) -> (B, out) whose largest value in each row is where and what `exact` has it, at the price of `fast`.
+        """x: (B, in) -> (B, out) whose largest value in each row is where and what `exact` has it, at a fraction of the price.
 
-        The fast product tells which outputs can be the largest, for it is off by a known share at most; these are computed exactly.
-        The other values stay as the fast product has them, and below the largest. For one layer.
+        A product of rounded numbers is off by a known share at most, so it tells which outputs can be the largest; these are computed
+        exactly. The other values stay as rounded numbers have them, and below the largest. For one layer.
         """
-        if not self._can_be_fast:
-            return self.exact(x)
-        rough = self.fast(x)
-        off = self._error * x.norm(dim=-1, keepdim=True)
+        if not EXACT_KERNEL:
+            return self._plain(x)
+        rounded = self._eighths
+        scaled = x * rounded.columns
+        largest = scaled.abs().amax(-1, keepdim=True)
+        steps = scaled / largest.clamp(min=torch.finfo(x.dtype).tiny) * LEVELS
+        coarse = steps.round()
+        given = (torch.cat([coarse, ((steps - coarse) * FINER).round()]) + (LEVELS + 1)).to(torch.uint8)
+        found = torch.ops.onednn.qlinear_pointwise(
+            given, 1.0, LEVELS + 1, rounded.weight, rounded.scale, rounded.zero, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        rough = torch.add(*found.chunk(2), alpha=1 / FINER).mul_(largest / LEVELS)
+        rough = rough if self._bias is None else rough.add_(self._bias)
+        off = rounded.per_norm * scaled.norm(dim=-1, keepdim=True) + rounded.per_largest * largest
         rows, outputs = (rough >= rough.amax(-1, keepdim=True) - 2 * off).nonzero(as_tuple=True)
-        if len(rows) > x.shape[1]:  # gathering so many weights costs more than it saves
+        if len(rows) > MOST_EXACT * len(x):  # gathering so many weights costs more than it saves
             return self.exact(x)
-        found = (self._weights[0][outputs] * x[rows]).sum(-1)
-        rough[rows, outputs] = found if self._bias is None else found + self._bias[outputs]
+        exact = (self._weights[0][outputs] * x[rows]).sum(-1)
+        rough[rows, outputs] = exact if self._bias is None else exact + self._bias[outputs]
         return rough
 
     @cached_property
-    def _can_be_fast(self) -> bool:
+    def _fits_fp16(self) -> bool:
         """FBGEMM would cut larger weights down, in the plain tensor as well."""
-        return FAST_KERNEL and all(bool(weight.abs().max() <= torch.finfo(torch.float16).max) for weight in self._weights)
+        return all(bool(weight.abs().max() <= torch.finfo(torch.float16).max) for weight in self._weights)
 
     def _laid_out(self, make: Callable[[Tensor], T]) -> T:
         """A copy of the weights, made from one tensor of all of them."""
@@ -144,14 +177,55 @@ class Packed:
         return self._laid_out(lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, ROWS))
 
     @cached_property
-    def _fast(self) -> Any:
+    def _bf16(self) -> Any:
+        return self._laid_out(lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), ROWS))
+
+    @cached_property
+    def _fp16(self) -> Any:
         return self._laid_out(lambda weight: torch.ops.quantized.linear_prepack_fp16(weight, self._bias))
 
     @cached_property
-    def _error(self) -> float:
-        """What a fast product can be off by, per unit of its input's norm: rounded weights (Cauchy-Schwarz), and the order of sums."""
-        (weight,) = self._weights
-        width = weight.shape[1]
-        sums = 2 * width * torch.finfo(torch.float32).eps
-        largest = float(weight.norm(dim=1).max())
-        return (ROUNDING + sums) * largest + float(STEP * width**0.5)
+    def _eighths(self) -> _Rounded:
+        return self._laid_out(_rounded)
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A weight (out, in) in 8 bits, packed, with a scale per output, and what a product with it is off by at most.
+
+    columns: (in,) what an input is multiplied with first, and the weight was divided by: inputs whose weights are large anywhere would cost
+    all others their precision. Of the input after that: per_norm: per unit of its Euclidean norm, for the weights are rounded
+    (Cauchy-Schwarz) and sums are made in another order; per_largest: per unit of its largest absolute value, for it is rounded itself.
+    """
+
+    weight: Any
+    scale: Tensor
+    zero: Tensor
+    columns: Tensor
+    per_norm: float
+    per_largest: float
+
+
+def _rounded(weight: Tensor) -> _Rounded:
+    tiny = torch.finfo(torch.float32).tiny
+    columns = weight.abs().amax(0)
+    columns = (columns / columns.mean().clamp(min=tiny)).clamp(min=1e-3)
+    whole, scale = torch.empty_like(weight, dtype=torch.int8), torch.empty(len(weight))
+    lost = largest = 0.0
+    for n in range(0, len(weight), PART):  # the weight may be most of a model, and a few copies of it most of the memory
+        part = weight[n : n + PART] / columns
+        scale[n : n + PART] = (part.abs().amax(1) / 127).clamp(min=tiny)
+        rounded = (part / scale[n : n + PART, None]).round()
+        whole[n : n + PART] = rounded.to(torch.int8)
+        lost = max(lost, float((part - rounded * scale[n : n + PART, None]).norm(dim=1).max()))
+        largest = max(largest, float(part.norm(dim=1).max()))
+    width = weight.shape[1]
+    sums = 3 * width * torch.finfo(torch.float32).eps * largest
+    step = 1 / (LEVELS * FINER)  # of an input whose largest value is 1; rounding is off by half of it
+    packed, zero = torch.ops.onednn.qlinear_prepack(whole, None), torch.zeros(len(weight), dtype=torch.int32)
+    return _Rounded(packed, scale, zero, columns, lost + sums, 0.51 * step * width**0.5 * (largest + lost))
+
+
+def _by_onednn(x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return product
