@@ -17,6 +17,7 @@ from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.generation import RowReady, Sampling
 from gistdemo.model.answering import EngineRow
 from gistdemo.model.gist_model import GistModel
+from gistdemo.model.helpers import send_home
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 
@@ -72,7 +73,9 @@ class Ground:
 
     def calls(self, cells: Sequence[Cell], tokens: int) -> list[list[int]]:
         """The other way: one `model.generate` call per cell."""
-        return [one_call(self._plain.backbone(cell.base.name).model, cell, tokens) for cell in cells]
+        said = [one_call(self._plain.backbone(cell.base.name).model, cell, tokens) for cell in cells]
+        send_home()
+        return said
 
 
 def together(cells: Sequence[Cell], sampling: Sampling) -> Answered:

@@ -136,12 +136,15 @@ class ModelPool:
 
     def _weights_of(self, row: ModelRow, progress: Progress) -> LoadedBackbone:
         """The backbone of a row, or a copy of it with the checkpoint's own weights, made ready to answer fast."""
+        from gistdemo.model.helpers import send_home
+
         base = self._load(row.backbone, progress)
         if row.entry and row.entry.manifest and row.entry.manifest.has_weights:
             from gistdemo.checkpoint.store import load_weights
 
             load_weights(row.entry.manifest, row.entry.folder, base.model.model)
         base.model.quicken()
+        send_home()
         return base
 
     def _encoder(self, row: ModelRow, base: LoadedBackbone, made: dict[Template, PromptEncoder]) -> PromptEncoder:

@@ -23,6 +23,7 @@ from gistdemo.model.decoding import Decoding
 from gistdemo.model.gist_cache import GistCache
 from gistdemo.model.gist_model import GistModel
 from gistdemo.model.gist_store import GistStore
+from gistdemo.model.helpers import send_home
 from gistdemo.model.packed import computing
 from gistdemo.model.sampling import draw
 
@@ -31,8 +32,7 @@ ROWS = 32  # answers at a time; more wait
 DROP = 8  # an eighth
 REFILL = 4  # a batch that is full waits for so many places: reading one prompt takes nearly as long as reading four
 
-# One thread computes for all requests of this process. Each pass uses all cores; and for every thread that computes torch keeps helpers
-# that go on spinning for a while: two such threads slow each other down.
+# One thread computes for all requests of this process: each pass uses all cores, and see `gistdemo.model.helpers`.
 COMPUTE = ThreadPoolExecutor(1, "compute")
 
 
@@ -59,7 +59,9 @@ class Batch:
         self._get_in_line()
 
     def _get_in_line(self) -> None:
-        if self._known and not self._in_line:
+        if not self._known:
+            send_home()
+        elif not self._in_line:
             self._in_line = True
             COMPUTE.submit(self._turn)
 

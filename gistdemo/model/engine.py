@@ -15,6 +15,7 @@ from gistdemo.model.answering import EngineRow, Request
 from gistdemo.model.batch import COMPUTE, Batch
 from gistdemo.model.gist_model import GistModel
 from gistdemo.model.gist_store import GistStore
+from gistdemo.model.helpers import send_home
 
 
 class Engine:
@@ -36,6 +37,7 @@ class Engine:
         Not: does not check lengths against the model's context; `PromptEncoder` limits do.
         """
         request, open_rows = Request(stop), len(rows)
+        send_home()
         COMPUTE.submit(self._batches[sampling.precision].add, request, rows, sampling).result()
         try:
             while open_rows:
