@@ -26,6 +26,37 @@
     }
   });
 
+  // While answers grow the server sends the cards that have changed; here each takes over what is new in it, so that the rest of the page is not
+  // drawn again, and a text that is being read or selected stays where it is.
+  function renew(card, fresh) {
+    card.className = fresh.className;
+    card.dataset.status = fresh.dataset.status;
+    const old = Array.from(card.children), parts = Array.from(fresh.children);
+    if (old.length !== parts.length || old.some((part, n) => part.className !== parts[n].className)) {
+      card.replaceChildren(...parts);
+      return;
+    }
+    old.forEach(function (part, n) {
+      if (part.innerHTML !== parts[n].innerHTML) part.replaceChildren(...parts[n].childNodes);
+    });
+  }
+  function takeOver() {
+    const sent = document.querySelector("#gd-changes [data-cards]"), made = document.createElement("template");
+    made.innerHTML = sent ? sent.dataset.cards : "";
+    made.content.querySelectorAll("article").forEach(function (fresh) {
+      const { checkpoint, condition } = fresh.dataset;
+      const cards = document.querySelectorAll("#gd-grid article");
+      const card = Array.from(cards).find((one) => one.dataset.checkpoint === checkpoint && one.dataset.condition === condition);
+      if (card) renew(card, fresh);
+    });
+  }
+  function watchChanges() {
+    const place = document.querySelector("#gd-changes");
+    if (!place) return setTimeout(watchChanges, 200);
+    new MutationObserver(takeOver).observe(place, { childList: true, subtree: true, attributes: true });
+  }
+  watchChanges();
+
   // A click on a point of the scatter of the Evaluate tab chooses that row, as a click in the table does.
   function choose(event) {
     const row = event.points.length ? event.points[0].customdata : undefined;

@@ -7,6 +7,7 @@ caller's thread folds them into cells, scores and flags them, and hands out snap
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gistdemo.model.engine import Engine
 
 log = logging.getLogger(__name__)
+JUDGE_SECONDS = 1.0  # between two judgements of an answer that is still growing
 STOP_SECONDS = 0.1  # how soon `stop` is noticed while nothing else happens
 
 
@@ -82,7 +84,7 @@ def reusable(cells: Iterable[Cell], before: CompareRequest, now: CompareRequest)
 
 
 def compare(
-    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.2, kept: Iterable[Cell] = ()
+    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.3, kept: Iterable[Cell] = ()
 ) -> Iterator[Snapshot]:
     """Run a comparison. kept: cells that are taken over as they are (see `reusable`) instead of being generated.
 
@@ -136,6 +138,7 @@ class _Grid:
         self.changed = False
         self._dirty: set[int] = set()
         self._first: dict[int, float] = {}
+        self._judged: dict[int, float] = {}
         self._loading: _Loading | None = None
 
     @property
@@ -203,7 +206,7 @@ class _Grid:
         self.changed = False
         changed = range(len(self.cells)) if finished else sorted(self._dirty)
         for at in changed:
-            if self._worth_judging(self.cells[at]):
+            if self._worth_judging(self.cells[at]) and self._is_due(at):
                 self.cells[at] = self._assessed(self.cells[at], finished)
         if finished:
             self.cells = [self._normalised(cell) for cell in self.cells]
@@ -214,6 +217,14 @@ class _Grid:
             if self._loading:
                 message, fraction = self._loading.message, self._loading.fraction
         return Snapshot(tuple(self.cells), message, fraction, finished)
+
+    def _is_due(self, at: int) -> bool:
+        """Whether an answer is to be judged now: one that has ended, and one that grows now and then."""
+        now = time.monotonic()
+        if self.cells[at].status != "done" and now < self._judged.get(at, -math.inf) + JUDGE_SECONDS:
+            return False
+        self._judged[at] = now
+        return True
 
     @staticmethod
     def _worth_judging(cell: Cell) -> bool:

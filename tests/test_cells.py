@@ -39,6 +39,15 @@ def checked(html: str) -> Page:
     return page
 
 
+def test_changes_are_the_cards_that_are_not_what_they_were():
+    before = Snapshot(tuple(Cell("base", name, status="running", text="so") for name in CONDITIONS), "", None, False)
+    grown = dataclasses.replace(before.cells[1], text="so <b>far</b>")
+    now = dataclasses.replace(before, cells=(before.cells[0], grown, *before.cells[2:]))
+    ((_, sent),) = Page(cells.changes(before, now)).found
+    assert sent["data-cards"] == cells.card(grown) and "<b>far" not in sent["data-cards"]
+    assert cells.changes(now, now) == '<i data-cards=""></i>'
+
+
 def flag(severity="fail", span=None, name="loop", evidence="said before", code="F3") -> Flag:
     return Flag(code, name, severity, span, evidence)
 

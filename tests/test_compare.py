@@ -229,7 +229,8 @@ def test_a_loop_is_degenerate_and_its_place_is_the_loop(pool):
     assert cell.text[start:].startswith("Output: www") and stop == len(cell.text) and "Output: www" in loop.evidence
 
 
-def test_a_loop_is_flagged_while_it_is_still_growing(pool):
+def test_a_loop_is_flagged_while_it_is_still_growing(pool, monkeypatch):
+    monkeypatch.setattr("gistdemo.compare.JUDGE_SECONDS", 0.0)
     pool.script = says(full=LOOP * 9)
     seen = [s.cells[0] for s in run(asked(conditions=("full",)), pool)]
     assert any(c.status == "running" and c.diagnosis and c.diagnosis.verdict == "degenerate" for c in seen)

@@ -17,7 +17,7 @@ from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.generation import RowReady, Sampling
 from gistdemo.model.answering import EngineRow
 from gistdemo.model.gist_model import GistModel
-from gistdemo.model.helpers import send_home
+from gistdemo.model.threads import send_home
 from gistdemo.prompts import Example
 from gistdemo.settings import Settings
 

@@ -136,7 +136,7 @@ class ModelPool:
 
     def _weights_of(self, row: ModelRow, progress: Progress) -> LoadedBackbone:
         """The backbone of a row, or a copy of it with the checkpoint's own weights, made ready to answer fast."""
-        from gistdemo.model.helpers import send_home
+        from gistdemo.model.threads import send_home
 
         base = self._load(row.backbone, progress)
         if row.entry and row.entry.manifest and row.entry.manifest.has_weights:

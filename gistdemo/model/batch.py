@@ -23,16 +23,16 @@ from gistdemo.model.decoding import Decoding
 from gistdemo.model.gist_cache import GistCache
 from gistdemo.model.gist_model import GistModel
 from gistdemo.model.gist_store import GistStore
-from gistdemo.model.helpers import send_home
 from gistdemo.model.packed import computing
 from gistdemo.model.sampling import draw
+from gistdemo.model.threads import send_home
 
 log = logging.getLogger(__name__)
 ROWS = 32  # answers at a time; more wait
 DROP = 8  # an eighth
 REFILL = 4  # a batch that is full waits for so many places: reading one prompt takes nearly as long as reading four
 
-# One thread computes for all requests of this process: each pass uses all cores, and see `gistdemo.model.helpers`.
+# One thread computes for all requests of this process: each pass uses all cores, and see `gistdemo.model.threads`.
 COMPUTE = ThreadPoolExecutor(1, "compute")
 
 

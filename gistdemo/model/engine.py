@@ -15,7 +15,7 @@ from gistdemo.model.answering import EngineRow, Request
 from gistdemo.model.batch import COMPUTE, Batch
 from gistdemo.model.gist_model import GistModel
 from gistdemo.model.gist_store import GistStore
-from gistdemo.model.helpers import send_home
+from gistdemo.model.threads import send_home
 
 
 class Engine:

@@ -26,6 +26,11 @@ def grid(snapshot: Snapshot, shown: dict[str, ModelRow]) -> Markup:
     return draw("cells.grid", [(name, shown.get(name), found) for name, found in cards.items()], snapshot.finished)
 
 
+def changes(before: Snapshot, now: Snapshot) -> Markup:
+    """The cards that are not what they were, one after another: a grid that grows many times a minute is not drawn anew each time."""
+    return draw("cells.changes", [card(cell) for earlier, cell in zip(before.cells, now.cells, strict=True) if cell != earlier])
+
+
 def card(cell: Cell) -> Markup:
     """One cell: verdict, numbers, text, flags; what is not known yet shows as a dash."""
     found = cell.diagnosis

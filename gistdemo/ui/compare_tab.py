@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
 INPUT_FILTERS = {"all": None, "with input": True, "no input": False}
 DEFAULT_ROWS = ("base", "base-joint", "instruct")
-Shown = tuple[Any, Any, Any, Any, Any]  # grid, tokens seen, status, export, last comparison
+Shown = tuple[Any, Any, Any, Any, Any, Any]  # grid, what has changed in it, tokens seen, status, export, last comparison
 PRECISIONS = [("exact: weights in fp32", "exact"), ("fast: weights in fp16", "fast")]  # on a CPU; on a GPU both are bf16
+SKIP: Any = gr.skip()
 OPENING = 73  # the embedded example in the form at the start: its first four tokens say nothing of its subject
 
 
@@ -107,6 +108,7 @@ class CompareTab:
             with gr.Column(scale=7, min_width=340, elem_classes="gd-form"):
                 self._form(usable)
         self.grid = gr.HTML(cells.empty_grid(), elem_id="gd-grid", padding=False)
+        self.changes = gr.HTML("", elem_id="gd-changes", padding=False)  # page.js takes them over into the grid
         with gr.Accordion("What the model sees: every prompt token and what became of it", open=False, elem_id="gd-seen"):
             self.seen = gr.HTML(cells.seen_by_model(Snapshot((), "", None, True)), padding=False)
         with gr.Row(elem_classes="gd-after"):
@@ -216,7 +218,7 @@ class CompareTab:
             self.load_source, self.path, [self.source, self.table, self.category, status], show_progress="hidden", api_visibility="private"
         )
         gr.on([self.add_model.click, self.model.submit], self.add_row, [self.model, self.checkpoints], [self.checkpoints, status], **quick)
-        watched = [self.grid, self.seen, status, self.export, self.last]
+        watched = [self.grid, self.changes, self.seen, status, self.export, self.last]
         heavy: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": 4, "concurrency_id": "model", "api_visibility": "private"}
         gr.on([self.go.click, self.instruction.submit], self.run, self.widgets(), watched, **heavy)
         self._run_arguments = {"fn": self.run, "inputs": self.widgets(), "outputs": watched, **heavy}
@@ -296,13 +298,13 @@ class CompareTab:
         )
 
     def run(self, page: gr.Request, *form: Any) -> Iterator[Shown]:
-        """Compare and stream: yields (grid, tokens seen, status, export, last comparison). form: the values of `Form`."""
+        """Compare and stream: yields (grid, changes, tokens seen, status, export, last comparison). form: the values of `Form`."""
         yield from self._watch(self._request(Form(*form)), str(page.session_hash))
 
     def rerun(self, page: gr.Request, last: Compared | None, *form: Any) -> Iterator[Shown]:
         """After a move of k: compare again if something has been compared, or is being compared just now; keep what k does not touch."""
         if last is None and not self.running.has(str(page.session_hash)):
-            yield gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            yield _shown()
             return
         request = self._request(Form(*form))
         yield from self._watch(request, str(page.session_hash), last)
@@ -320,26 +322,30 @@ class CompareTab:
     def _watch(self, request: CompareRequest, page: str, earlier: Compared | None = None) -> Iterator[Shown]:
         shown = {row.name: row for row in self.services.rows()}
         stop = self.running.start(page)
+        before: Snapshot | None = None
         try:
             for snapshot in self.services.compare(request, self.caller, stop, earlier):
                 if not self.running.is_current(page, stop):
                     return
                 kind = "info" if snapshot.finished else "busy"
                 line = panels.status(_summary(snapshot) if snapshot.finished else snapshot.message, snapshot.fraction, kind)
-                drawn = cells.grid(snapshot, shown)
                 if snapshot.finished:
                     export = gr.DownloadButton(
                         value=_export(request, snapshot, {name: row.described() for name, row in shown.items()}), interactive=True
                     )
-                    yield drawn, cells.seen_by_model(snapshot), line, export, (request, snapshot.cells)
+                    last = (request, snapshot.cells)
+                    yield _shown(cells.grid(snapshot, shown), "", cells.seen_by_model(snapshot), line, export, last)
+                elif before is None:
+                    yield _shown(cells.grid(snapshot, shown), "", status=line)
                 else:
-                    yield drawn, gr.skip(), line, gr.skip(), gr.skip()
+                    yield _shown(changes=cells.changes(before, snapshot), status=line)
+                before = snapshot
         except GistDemoError as error:
-            yield gr.skip(), gr.skip(), panels.status(one_line(error), kind="error"), gr.skip(), gr.skip()
+            yield _shown(status=panels.status(one_line(error), kind="error"))
         except Exception:
             log.exception("comparison failed")
             line = panels.status("Something went wrong inside gistdemo; the log of the server has the details. Try again.", kind="error")
-            yield gr.skip(), gr.skip(), line, gr.skip(), gr.skip()
+            yield _shown(status=line)
         finally:
             self.running.finish(page, stop)
 
@@ -347,6 +353,13 @@ class CompareTab:
         if not self.running.stop(str(page.session_hash)):
             return panels.status("Nothing is running")
         return panels.status("Stopping after the current step", kind="busy")
+
+
+def _shown(
+    grid: Any = SKIP, changes: Any = SKIP, seen: Any = SKIP, status: Any = SKIP, export: Any = SKIP, last: Compared | Any = SKIP
+) -> Shown:
+    """New values for the watched widgets; what is left out stays as it is."""
+    return grid, changes, seen, status, export, last
 
 
 def _summary(snapshot: Snapshot) -> str:
