@@ -322,9 +322,10 @@ def test_a_short_request_does_not_wait_for_a_long_one(gated, monkeypatch):
     assert sum(e.finish_reason is not None for e in (*begun, *long) if isinstance(e, TokenEvent)) == len(many)
 
 
-def test_an_engine_that_answers_nobody_holds_nothing(adapted):
+@pytest.mark.parametrize("left", [12, None], ids=["after twelve events", "when all is said"])
+def test_an_engine_that_answers_nobody_holds_nothing(adapted, left):
     stream = adapted.engine.stream(mixed_rows(adapted), Sampling(50))
-    taken(stream, 12)
+    taken(stream, left)
     stream.close()
     COMPUTE.submit(int).result()  # the turn under way
     COMPUTE.submit(int).result()  # and the one that finds nobody

@@ -479,7 +479,7 @@ def test_what_is_measured_holds_what_its_schemas_promise(made, settings, tmp_pat
         }
 
 
-@pytest.mark.skipif(not FAST_KERNEL, reason="this processor has no kernel for fp16 weights")
+@pytest.mark.skipif(not FAST_KERNEL, reason="this processor has no kernel for 16-bit weights")
 def test_answers_are_computed_as_asked_and_the_results_say_how(made, settings, tmp_path, monkeypatch):
     used = []
     real = Packed.fast
@@ -491,6 +491,8 @@ def test_answers_are_computed_as_asked_and_the_results_say_how(made, settings, t
     evaluate(request, tmp_path / "fast", settings)
     assert len(used) > 10 * heads and read_results(tmp_path / "fast").results["request"]["precision"] == "fast"
     assert "--precision fast" in read_results(tmp_path / "fast").results["command"]
+    products = [read_results(tmp_path / name).results["versions"].get("products") for name in ("exact", "fast")]
+    assert products[0] is None and products[1] in ("bf16", "fp16"), "what fast is differs between machines"
 
 
 def test_a_precision_that_cannot_be_had_is_refused(made, settings, tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def test_what_is_trained_on_takes_the_stock_forward_pass(settings, tmp_path):
 
 # --- kernels -------------------------------------------------------------------------------------------------------------
 
-needs_fast = pytest.mark.skipif(not FAST_KERNEL, reason="this processor has no kernel for fp16 weights")
+needs_fast = pytest.mark.skipif(not FAST_KERNEL, reason="this processor has no kernel for 16-bit weights")
 
 
 def layer(out: int = 4000, width: int = 64, bias: bool = False, seed: int = 0) -> torch.nn.Linear:

@@ -31,6 +31,7 @@ from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.files import recover, write_json, write_lines
 from gistdemo.memory import keep_freed_memory
+from gistdemo.model.packed import fast_kernel
 from gistdemo.prompts import Example
 from gistdemo.results import earlier_format
 from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, judged
@@ -91,6 +92,8 @@ def evaluate(
         recovery=recovery,
         seconds=_seconds(folder),
     )
+    if request.precision == "fast":
+        results["versions"] |= {"products": fast_kernel()}
     _write(folder, results, answers, examples, request, subjects[0])
     return results
 

@@ -59,7 +59,8 @@ class Batch:
         self._get_in_line()
 
     def _get_in_line(self) -> None:
-        if not self._known:
+        if not self._known:  # nobody is left: keys, values and helper threads go
+            self._put_together([])
             send_home()
         elif not self._in_line:
             self._in_line = True

@@ -30,7 +30,7 @@ SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
 INPUT_FILTERS = {"all": None, "with input": True, "no input": False}
 DEFAULT_ROWS = ("base", "base-joint", "instruct")
 Shown = tuple[Any, Any, Any, Any, Any, Any]  # grid, what has changed in it, tokens seen, status, export, last comparison
-PRECISIONS = [("exact: weights in fp32", "exact"), ("fast: weights in fp16", "fast")]  # on a CPU; on a GPU both are bf16
+PRECISIONS = [("exact: weights in fp32", "exact"), ("fast: weights in 16 bits", "fast")]  # on a CPU; on a GPU both are bf16
 SKIP: Any = gr.skip()
 OPENING = 73  # the embedded example in the form at the start: its first four tokens say nothing of its subject
 
