@@ -371,4 +371,4 @@ def test_an_evaluation_kept_beside_a_checkpoint_is_shown_and_a_broken_one_is_not
 def test_a_cell_that_was_computed_fast_says_so():
     exact, fast = (cells.grid(one(done(precision=precision)), {}) for precision in ("exact", "fast"))
     checked(fast)
-    assert "computed with weights in fp16" in fast and "fp16" not in exact
+    assert "computed with weights in 16 bits" in fast and "16 bits" not in exact

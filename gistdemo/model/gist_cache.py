@@ -58,7 +58,7 @@ class GistCache:
 
     def row(self, index: int) -> GistCache:
         """One row without the padding on its left (a view where it can be)."""
-        start = int(self.mask[index].argmax()) if self.length else 0
+        start = next(iter(self.mask[index].nonzero()[:, 0].tolist()), self.length)
         one = slice(index, index + 1)
         return GistCache(
             tuple(k[one, :, start:] for k in self.keys),
