@@ -19,7 +19,7 @@ from gistdemo.model.engine import Engine
 from gistdemo.prompts import EncodedPrompt, plan
 
 log = logging.getLogger(__name__)
-GENERATION_BATCH = 256  # prompts whose answers are kept together; the engine takes them in as places become free
+GENERATION_BATCH = 64  # prompts whose answers are kept together; the engine takes them in as places become free
 
 
 def own_answers(

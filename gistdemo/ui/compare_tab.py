@@ -322,7 +322,7 @@ class CompareTab:
     def _watch(self, request: CompareRequest, page: str, earlier: Compared | None = None) -> Iterator[Shown]:
         shown = {row.name: row for row in self.services.rows()}
         stop = self.running.start(page)
-        before: Snapshot | None = None
+        drawn: Snapshot | None = None  # changes are told against it, not against each other: a browser may pass over some
         try:
             for snapshot in self.services.compare(request, self.caller, stop, earlier):
                 if not self.running.is_current(page, stop):
@@ -335,11 +335,11 @@ class CompareTab:
                     )
                     last = (request, snapshot.cells)
                     yield _shown(cells.grid(snapshot, shown), "", cells.seen_by_model(snapshot), line, export, last)
-                elif before is None:
+                elif drawn is None:
+                    drawn = snapshot
                     yield _shown(cells.grid(snapshot, shown), "", status=line)
                 else:
-                    yield _shown(changes=cells.changes(before, snapshot), status=line)
-                before = snapshot
+                    yield _shown(changes=cells.changes(drawn, snapshot), status=line)
         except GistDemoError as error:
             yield _shown(status=panels.status(one_line(error), kind="error"))
         except Exception:
