@@ -21,7 +21,6 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.generation import Precision, RowReady, TokenEvent
 from gistdemo.grid import Cell, CompareRequest, Piece, Snapshot
-from gistdemo.memory import return_freed_memory
 from gistdemo.metrics import MAIN, assess, normalised_score
 from gistdemo.prompts import PromptPlan
 from gistdemo.settings import Settings
@@ -292,7 +291,6 @@ def _work(request: CompareRequest, cells: list[tuple[int, ModelRow]], pool: Mode
         for number in sorted(unfinished):
             events.put(_Failed(number, one_line(error)))
     finally:
-        return_freed_memory()
         events.put(_WorkerDone())
 
 

@@ -9,6 +9,8 @@ from gistdemo.errors import UsageError
 
 FinishReason = Literal["eos", "limit", "stopped", "error"]
 Precision = Literal["exact", "fast"]  # of what a CPU computes, see `gistdemo.model.packed`
+# Of comparisons: 99.3 % of 2,000 answers have the verdict that exact ones have, ROUGE-L -0.14 [-0.32, 0.04] (docs/LOG.md)
+LIVE: Precision = "fast"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # M_TRIM_THRESHOLD, M_MMAP_MAX
 HUGEPAGE = 14  # MADV_HUGEPAGE of mman.h
 PAGEOUT = 21  # MADV_PAGEOUT of mman.h, since Linux 5.4: a hint that loses nothing, whatever kind of memory it is given for
 GROWTH = 8 * 2**30  # bytes by which the heap may grow in huge pages
-HELD_GIB = 3.0  # a step of `standard` needs about 2 more
 
 
 def _glibc() -> Any:
@@ -50,10 +49,11 @@ def _prefer_huge_pages(libc: Any) -> None:
         libc.free(place)
 
 
-def return_freed_memory() -> None:
-    """Give what is free back to the kernel once much is held: batches of many lengths leave holes that would add up to gigabytes."""
+def return_freed_memory(above: float = 0.0) -> None:
+    """Give what is free back to the kernel once more than `above` GiB are held: batches of many lengths leave holes that would add up to
+    gigabytes."""
     libc = _glibc()
-    if libc and resident_memory() > HELD_GIB:
+    if libc and resident_memory() > above:
         libc.malloc_trim(0)
         _prefer_huge_pages(libc)
 

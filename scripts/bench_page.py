@@ -28,7 +28,7 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.compare import compare
 from gistdemo.data.alpaca import read_rows
 from gistdemo.conditions import DEFAULT_CONDITIONS
-from gistdemo.generation import Sampling
+from gistdemo.generation import LIVE, Sampling
 from gistdemo.grid import CompareRequest
 from gistdemo.memory import keep_freed_memory
 from gistdemo.settings import Settings
@@ -38,7 +38,7 @@ example = read_rows(str(settings.examples_file)).examples[int(sys.argv[2]) - 1]
 rows, pool = ("base", "base-joint", "instruct"), ModelPool(settings)
 for line in sys.stdin:
     began, first = time.perf_counter(), None
-    request = CompareRequest(example, rows, DEFAULT_CONDITIONS, 4, Sampling(int(sys.argv[1])))
+    request = CompareRequest(example, rows, DEFAULT_CONDITIONS, 4, Sampling(int(sys.argv[1]), precision=LIVE))
     for snapshot in compare(request, pool, threading.Event()):
         if first is None and any(cell.text for cell in snapshot.cells):
             first = time.perf_counter() - began

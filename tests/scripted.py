@@ -22,7 +22,7 @@ from toy import toy_tokenizer
 from gistdemo.checkpoint.manifest import GIST_FILE, Manifest, describe_files
 from gistdemo.checkpoint.registry import ModelRow
 from gistdemo.checkpoint.store import LoadedCheckpoint
-from gistdemo.generation import RowReady, Sampling, TokenEvent
+from gistdemo.generation import Precision, RowReady, Sampling, TokenEvent
 from gistdemo.model.text_stream import TextStream
 from gistdemo.prompts import CHATML, PLAIN, PromptEncoder, PromptPlan
 from gistdemo.settings import Settings
@@ -133,6 +133,9 @@ class ScriptedEngine:
 
     def __init__(self, pool: ScriptedPool):
         self.pool = pool
+
+    def prepare(self, precision: Precision) -> None:
+        """There are no weights."""
 
     def stream(
         self, rows: Sequence[ScriptedRow], sampling: Sampling, stop: threading.Event | None = None

@@ -610,7 +610,7 @@ def test_the_download_is_what_is_on_the_screen(app, pool):
     assert download.value.suggested_filename.endswith(".json")
     record = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
     assert (record["instruction"], record["input"], record["reference"], record["k"]) == ("Name a fruit.", "", "Apples.", 4)
-    assert record["sampling"] == {"max_new_tokens": 96, "temperature": 0.0, "top_p": 1.0, "seed": 0, "precision": "exact"}
+    assert record["sampling"] == {"max_new_tokens": 96, "temperature": 0.0, "top_p": 1.0, "seed": 0, "precision": "fast"}
     assert [(c["checkpoint"], c["condition"]) for c in record["answers"]] == [(n, c) for n in NAMES for c in SHOWN]
     for cell in record["answers"]:
         card = app.card(cell["checkpoint"], cell["condition"])

@@ -64,6 +64,22 @@ def test_logits_are_those_of_the_stock_model(kind, adapters, monkeypatch):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("adapter", [None, "one"])
+@pytest.mark.parametrize("kind", MAKES)
+def test_known_answers_have_the_logits_of_the_stock_model(kind, adapter):
+    """On top of nothing, and of what has been read before."""
+    found = []
+    for model in pair(MAKES[kind]):
+        read = model.read([adapter] * 4, [model.empty(4)], PROMPTS, False)[1].held()
+        for cache in (model.empty(4), read):
+            logits, targets = model.answer_logits(cache, PROMPTS[::-1], [[7, 8, 9], [3], [4, 5], [9] * 12], adapter)
+            found.append((logits, targets))
+    for (stock, targets), (ours, same) in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(ours, stock, atol=CLOSE, rtol=0)
+        assert targets.tolist() == same.tolist()
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("kind", MAKES)
 def test_rows_that_end_and_rows_that_join_leave_the_others_as_they_are(kind):
     """Rows of two batches of unequal length put together, less and less of them; the stock model never saw them apart."""
@@ -233,18 +249,22 @@ def test_a_fast_answer_is_computed_fast_from_the_first_token_on(monkeypatch):
 
 
 @needs_fast
+@pytest.mark.parametrize("precision", ["exact", "fast"])
 @pytest.mark.parametrize("kind", ["llama", "olmo2"])
-def test_a_model_made_quick_has_all_that_exact_answers_need(kind, monkeypatch):
+def test_an_engine_is_prepared_for_one_precision_and_holds_no_copies_for_another(kind, precision, monkeypatch):
     """The head of a model with a pass of our own is looked at in 8 bits; elsewhere it is multiplied as it is."""
     made, kernels = [], {"_exact", "_bf16", "_fp16", "_eighths"}
     plain = Packed._laid_out
     monkeypatch.setattr(Packed, "_laid_out", lambda self, make: made.append(self) or plain(self, make))
     model = GistModel(MAKES[kind]() if kind in MAKES else model_of(kind))
     model.quicken()
-    heads = {tuple(kernels & set(packed.__dict__)) for packed in made if len(packed._weights[0]) == model.config.vocab_size}
-    assert heads == {("_eighths",) if kind == "llama" else ("_exact",)}
+    assert not made, "none before it is known which"
+    lab = Lab(CHATML, toy_tokenizer(), model)
+    lab.engine.prepare(precision)
+    product = "_exact" if precision == "exact" else f"_{fast_kernel()}"
+    found = {tuple(kernels & set(packed.__dict__)) for packed in made}
+    assert found == ({("_eighths",), (product,)} if kind == "llama" else {(product,)})
     before = len(made)
     assert before == 1 + (4 if kind == "llama" else 7) * model.config.num_hidden_layers, "layers that read the same input are one product"
-    lab = Lab(CHATML, toy_tokenizer(), model)
-    lab.ids([lab.row("full", EXAMPLES[0]), lab.row("gist", EXAMPLES[0])])
+    lab.ids([lab.row("full", EXAMPLES[0]), lab.row("gist", EXAMPLES[0])], Sampling(8, precision=precision))
     assert len(made) == before, "and no answer makes another copy"

@@ -18,11 +18,11 @@ from gistdemo.files import write_text
 from gistdemo.settings import Settings
 
 MEASUREMENTS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
+    "memory": memory.measure,  # first, in processes of their own: pages of a file that this one reads as well would count
     "cells": cells.measure,
     "visitors": visitors.measure,
     "long": long_instruction.measure,
     "evaluation": many.measure,
-    "memory": memory.measure,
 }
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 from gistdemo.cli.output import Commands
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
-from gistdemo.generation import Precision, Sampling
+from gistdemo.generation import LIVE, Precision, Sampling
 from gistdemo.grid import Cell, CompareRequest
 from gistdemo.metrics import SCORES
 from gistdemo.prompts import Example
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     p.add_argument("--top-p", type=float, default=1.0, help="nucleus (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="seed of every row's own generator (default: %(default)s)")
-    p.add_argument("--precision", choices=get_args(Precision), default="exact", help="of what a CPU computes (default: %(default)s)")
+    p.add_argument("--precision", choices=get_args(Precision), default=LIVE, help="of what a CPU computes (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print the comparison as JSON")
     p.set_defaults(command=_compare)
 

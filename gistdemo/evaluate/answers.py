@@ -27,7 +27,6 @@ from gistdemo.errors import WorkStopped
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.files import recover
 from gistdemo.generation import RowReady, Sampling
-from gistdemo.memory import return_freed_memory
 from gistdemo.model.answering import EngineRow
 from gistdemo.model.engine import Engine
 from gistdemo.prompts import Example, PromptPlan
@@ -129,7 +128,6 @@ def answer(
                 os.fsync(file.fileno())
             answers += fresh
             done += len(batch.prompts)
-            return_freed_memory()
             report(done)
             log.info("answers: batch %d of %d", number + 1, len(work))
     return answers

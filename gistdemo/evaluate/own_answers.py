@@ -13,7 +13,6 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import WorkStopped
 from gistdemo.files import recover
 from gistdemo.generation import Sampling, TokenEvent
-from gistdemo.memory import return_freed_memory
 from gistdemo.model.answering import EngineRow
 from gistdemo.model.engine import Engine
 from gistdemo.prompts import EncodedPrompt, plan
@@ -63,7 +62,6 @@ def own_answers(
             os.fsync(file.fileno())
             if should_stop():
                 raise WorkStopped("Stopped while the teacher was answering; its answers so far are kept. Resume goes on from there.")
-            return_freed_memory()
             log.info("teacher answers: %d of %d", min(start + GENERATION_BATCH, len(order)), len(order))
     return [known[_address(p)] for p in prompts]
 

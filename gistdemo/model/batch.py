@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gistdemo.errors import one_line
 from gistdemo.generation import Precision, Sampling
+from gistdemo.memory import return_freed_memory
 from gistdemo.model.answering import Answer, EngineRow, Request
 from gistdemo.model.decoding import Decoding
 from gistdemo.model.gist_cache import GistCache
@@ -62,6 +63,7 @@ class Batch:
         if not self._known:  # nobody is left: keys, values and helper threads go
             self._put_together([])
             send_home()
+            return_freed_memory()
         elif not self._in_line:
             self._in_line = True
             COMPUTE.submit(self._turn)

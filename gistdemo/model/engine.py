@@ -10,11 +10,15 @@ import threading
 from collections.abc import Generator, Sequence
 from typing import Any, get_args
 
+import torch
+
 from gistdemo.generation import Precision, RowReady, Sampling, TokenEvent
+from gistdemo.memory import return_freed_memory
 from gistdemo.model.answering import EngineRow, Request
 from gistdemo.model.batch import COMPUTE, Batch
 from gistdemo.model.gist_model import GistModel
 from gistdemo.model.gist_store import GistStore
+from gistdemo.model.packed import computing
 from gistdemo.model.threads import send_home
 
 
@@ -24,6 +28,17 @@ class Engine:
     def __init__(self, model: GistModel, tokenizer: Any):
         self.model, self.tokenizer, self.gists = model, tokenizer, GistStore()
         self._batches: dict[Precision, Batch] = {p: Batch(model, tokenizer, self.gists, p) for p in get_args(Precision)}
+
+    def prepare(self, precision: Precision) -> None:
+        """Make what answers of this precision need, so that the first one need not wait for it."""
+        COMPUTE.submit(self._prepare, precision).result()
+
+    @torch.inference_mode()
+    def _prepare(self, precision: Precision) -> None:
+        with computing(precision):
+            self.model.prepare()
+        send_home()
+        return_freed_memory()
 
     def stream(
         self, rows: Sequence[EngineRow], sampling: Sampling, stop: threading.Event | None = None

@@ -24,7 +24,7 @@ from gistdemo.model.decoding import Decoding, StockDecoding
 from gistdemo.model.gist_cache import GistCache, empty_cache, keys_and_values
 from gistdemo.model.head import logits_of
 from gistdemo.model.llama_pass import ROOM, LlamaPass, LlamaRows, fits
-from gistdemo.model.packed import FAST_KERNEL, Packed, pack
+from gistdemo.model.packed import FAST_KERNEL, Packed, pack, prepare
 from gistdemo.model.window import attention_masks, growing_cache
 from gistdemo.prompts import PromptPlan
 
@@ -94,13 +94,21 @@ class GistModel:
         self.is_final = False  # whether its weights have their last value, so that what was computed with them stays true
 
     def quicken(self) -> None:
-        """Make a model whose weights have their last value ready to answer fast: packed products and, where it fits, a pass of our own."""
+        """Make a model whose weights have their last value ready to answer fast: packed products and, where it fits, a pass of our own.
+
+        Packed copies are made when a precision is first asked for, so that a server holds those of no other."""
         self.is_final = True
         if fits(self.model):
             self._pass = LlamaPass(self.model, self.adapters)
-            self._pass.prepare()
         else:
             pack(self.model)
+
+    def prepare(self) -> None:
+        """Make the copies that greedy answers need in the current precision (see `computing`). Call it after `quicken`."""
+        if self._pass:
+            self._pass.prepare()
+        else:
+            prepare(self.model)
 
     def precision(self, asked: Precision) -> Precision:
         """How products are computed when this is asked for: exactly where the weights or the processor allow nothing else."""
@@ -229,21 +237,29 @@ class GistModel:
         N = all answer tokens, row after row.
         """
         ids, mask = pad_left([[*p, *a] for p, a in zip(prompts, answers, strict=True)], self.device, WIDTHS)
-        width = ids.shape[1]
-        whole_mask, positions = cache.followed_by(mask)
-        with self.adapters.using(adapter):
-            hidden = self.model.base_model(
-                input_ids=ids,
-                attention_mask=self._masks(whole_mask, positions, width),
-                position_ids=positions[:, -width:],
-                past_key_values=cache.to_dynamic_cache(self.config),
-                use_cache=True,
-            ).last_hidden_state  # (B, T, E)
+        width, hidden = ids.shape[1], self._hidden(cache, ids, mask, adapter)
         predicts = torch.zeros_like(mask, dtype=torch.bool)
         for n, answer in enumerate(answers):
             predicts[n, width - len(answer) - 1 : width - 1] = True
         targets = torch.cat([torch.as_tensor(list(answer)) for answer in answers]).to(self.device)
         return logits_of(self.model, hidden[predicts], among), targets
+
+    def _hidden(self, cache: GistCache, ids: Tensor, mask: Tensor, adapter: str | None) -> Tensor:
+        """(B, T, E): last hidden states of ids (B, T), padded on the left, read on top of a cache."""
+        width = ids.shape[1]
+        if self._pass is not None and torch.is_inference_mode_enabled():
+            rows = LlamaRows(self._pass, [adapter] * len(ids), [cache], room=width)
+            return rows.read(self._pass.embedded(ids), mask, last=width).view(len(ids), width, -1)
+        whole_mask, positions = cache.followed_by(mask)
+        with self.adapters.using(adapter):
+            hidden: Tensor = self.model.base_model(
+                input_ids=ids,
+                attention_mask=self._masks(whole_mask, positions, width),
+                position_ids=positions[:, -width:],
+                past_key_values=cache.to_dynamic_cache(self.config),
+                use_cache=True,
+            ).last_hidden_state
+        return hidden
 
     def next_logits(self, adapters: Sequence[str | None], ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Phase 2 by the stock model, one stretch: append ids (B, T) to the cache and return the last position's logits (B, V) in fp32.

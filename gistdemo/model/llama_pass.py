@@ -112,7 +112,7 @@ class LlamaPass:
         self._lora: dict[str, Lora] = {}
 
     def prepare(self) -> None:
-        """Make the packed copies that exact greedy answers need, so that the first one need not wait for them."""
+        """Make the packed copies that greedy answers need in the current precision."""
         for layer in self._layers:
             for products in layer.products:
                 if products.packed:
@@ -171,8 +171,9 @@ class LlamaPass:
         product = self._head.greedy if greedy and self.is_packed else self._head
         return finished(product(hidden), self._config).float()
 
-    def hidden(self, rows: LlamaRows, x: Tensor) -> Tensor:
-        """Read T tokens of each row, embedded as x (B, T, E), into the newest places; return the hidden state of the last (B, E), normed."""
+    def hidden(self, rows: LlamaRows, x: Tensor, last: int = 1) -> Tensor:
+        """Read T tokens of each row, embedded as x (B, T, E), into the newest places; return the hidden states of the `last` ones of each
+        (B * last, E), normed."""
         size, new, _ = x.shape
         x = x.flatten(0, 1)
         turns = {kind: self._turn(x, rows.positions[:, rows.length - new : rows.length], kind) for kind in self._kinds}
@@ -185,7 +186,7 @@ class LlamaPass:
             gate, up = layer.gate_up(before_feed(x), lora)
             (added,) = layer.down(layer.act(gate).mul_(up), lora)
             x = x + (after_feed(added) if after_feed else added)
-        return self._norm(x.view(size, new, -1)[:, -1])
+        return self._norm(x.view(size, new, -1)[:, -last:].flatten(0, 1))
 
     def _turn(self, x: Tensor, positions: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         """Cosines (N, 1, D), and sines with the sign that `_rotated` needs."""
@@ -284,16 +285,16 @@ class LlamaRows:
         self.positions = torch.cat([pad(c.all_positions(), (self.length - c.length, room)) for c in caches])
         self._next = torch.cat([cache.next_position for cache in caches])
 
-    def read(self, x: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
+    def read(self, x: Tensor, mask: Tensor, positions: Tensor | None = None, last: int = 1) -> Tensor:
         """Read T tokens of each row, embedded as x (B, T, E) and padded on the left. mask: (B, T) int64. positions: (B, T) int64; None:
-        they follow what the row has read. Returns the hidden state of the last (B, E), normed."""
+        they follow what the row has read. Returns the hidden states of the `last` ones of each (B * last, E), normed."""
         if positions is None:
             positions = (self._next[:, None] + mask.cumsum(1) - 1).clamp(min=0)
         first = self.length
         self._make_room(mask.shape[1])
         self.mask[:, first : self.length], self.positions[:, first : self.length] = mask, positions
         self._next = positions[:, -1] + 1
-        return self._net.hidden(self, x)
+        return self._net.hidden(self, x, last)
 
     def next_logits(self, ids: Tensor, greedy: bool) -> Tensor:
         self._make_room(1)

@@ -65,6 +65,12 @@ def pack(model: Any) -> None:
     for module in model.modules():
         if can_be_packed(module) and not isinstance(module.forward, Packed):
             module.forward = Packed(module)
+
+
+def prepare(model: Any) -> None:
+    """Make the copies that a packed model's products need in the current precision."""
+    for module in model.modules():
+        if isinstance(module.forward, Packed):
             module.forward.prepare()
 
 
@@ -100,11 +106,11 @@ class Packed:
         self.kernels: dict[Literal["bf16", "fp16"], Callable[[Tensor], Tensor]] = {"bf16": self._by_bf16, "fp16": self._by_fp16}
 
     def prepare(self, greedy: bool = False) -> None:
-        """Make the copies that exact answers need, so that the first one need not wait for them. greedy: see `greedy`."""
+        """Make the copy that products need in the current precision, so that the first one need not wait for it. greedy: see `greedy`."""
         if greedy and EXACT_KERNEL:
             _ = self._eighths
-        elif EXACT_KERNEL:
-            _ = self._exact
+        else:
+            self(self._weights[0].new_zeros(1, self._weights[0].shape[1]))
 
     def __call__(self, x: Tensor) -> Tensor:
         if not torch.is_inference_mode_enabled() or x.dtype != torch.float32:

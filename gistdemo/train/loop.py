@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 LEAK_LOSS = 0.3  # nats; a frozen model starts near 3 on references: less than this so early means that answers see themselves
 LEAK_STEPS = 20
 WINDOW = 20  # steps whose mean loss is watched
+HELD = 3.0  # GiB that are kept from one step to the next; a step of `standard` needs about 2 more
 DIVERGED = 3.0  # times the mean loss of the first WINDOW steps
 STATE, BEST = "state.pt", "best.pt"
 
@@ -61,7 +62,7 @@ class Loop:
                 self._evaluate(step + 1)
             if done or (step + 1) % self.config.save_every == 0:
                 self._save(step + 1)
-            return_freed_memory()
+            return_freed_memory(HELD)
             if not done and self._should_stop():
                 self._save(step + 1)
                 raise WorkStopped(f"Stopped after step {step + 1} of {self.config.steps}, state saved. Resume goes on from there.")

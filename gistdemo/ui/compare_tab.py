@@ -18,7 +18,7 @@ from gistdemo.checkpoint.registry import budgets
 from gistdemo.conditions import CONDITIONS, DEFAULT_CONDITIONS
 from gistdemo.data.examples import EMBEDDED, Listed, search, surprise
 from gistdemo.errors import GistDemoError, one_line
-from gistdemo.generation import Precision, Sampling
+from gistdemo.generation import LIVE, Precision, Sampling
 from gistdemo.grid import CompareRequest, Snapshot
 from gistdemo.present import cells, panels
 from gistdemo.prompts import Example
@@ -201,7 +201,7 @@ class CompareTab:
                 self.temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature (0 = greedy)", elem_id="gd-temperature")
                 self.top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", elem_id="gd-top-p")
                 self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="gd-seed")
-                self.precision = gr.Radio(PRECISIONS, value="exact", label="Precision", elem_id="gd-precision")
+                self.precision = gr.Radio(PRECISIONS, value=LIVE, label="Precision", elem_id="gd-precision")
 
     # --- wiring ----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import gradio as gr
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import ModelRow, list_checkpoints
 from gistdemo.errors import GistDemoError, one_line
+from gistdemo.generation import LIVE
 from gistdemo.model.embedded import EmbeddedModel, chosen, is_ready
 from gistdemo.model.fetching import Progress
 from gistdemo.present import panels
@@ -57,7 +58,8 @@ class WarmUp:
             self.state[model.name] = (message, fraction, "busy")
 
         try:
-            self.pool.row(ModelRow(model.name, model.name), report)
+            base, _ = self.pool.row(ModelRow(model.name, model.name), report)
+            base.engine.prepare(LIVE)
             for entry in list_checkpoints([self.settings.shipped_checkpoints_dir]):
                 if entry.manifest and entry.manifest.backbone == model.name:
                     self._attach(ModelRow(entry.name, model.name, entry), report)
