@@ -83,12 +83,12 @@ def reusable(cells: Iterable[Cell], before: CompareRequest, now: CompareRequest)
 
 
 def compare(
-    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.3, kept: Iterable[Cell] = ()
+    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.6, kept: Iterable[Cell] = ()
 ) -> Iterator[Snapshot]:
     """Run a comparison. kept: cells that are taken over as they are (see `reusable`) instead of being generated.
 
-    Yields a first snapshot at once (all cells waiting), then at most one per `seconds_between`, then a last one with finished
-    True. Setting `stop` ends all cells with what they have; models that are being loaded then go on loading in the background.
+    Yields a first snapshot at once (all cells waiting), then at most one per `seconds_between` (first words sooner), then a last one with
+    finished True. Setting `stop` ends all cells with what they have; models that are being loaded then go on loading in the background.
     Closing the generator early stops the work as well.
     Raises: PromptError, UsageError: before anything is loaded. What fails later fails in its cells.
     """
@@ -102,10 +102,10 @@ def compare(
     ]
     for worker in workers:
         worker.start()
-    working, shown = len(workers), 0.0
+    working, shown, pause = len(workers), 0.0, seconds_between / 8
     try:
         while working and not (stop.is_set() and events.empty() and not grid.is_running):
-            due = max(0.01, shown + seconds_between - time.monotonic()) if grid.changed else STOP_SECONDS
+            due = max(0.01, shown + pause - time.monotonic()) if grid.changed else STOP_SECONDS
             try:
                 event = events.get(timeout=due)
                 if isinstance(event, _WorkerDone):
@@ -114,8 +114,8 @@ def compare(
                     grid.apply(event)
             except queue.Empty:
                 pass
-            if grid.changed and time.monotonic() - shown >= seconds_between:
-                shown = time.monotonic()
+            if grid.changed and time.monotonic() - shown >= pause:
+                shown, pause = time.monotonic(), min(2 * pause, seconds_between)
                 yield grid.snapshot()
     finally:
         stop.set()

@@ -14,7 +14,7 @@ from scripted import NAMES, Line, ScriptedPool, write_checkpoint, write_two_chec
 from gistdemo import __version__
 from gistdemo.cli import build_parser, main
 from gistdemo.errors import CheckpointError
-from gistdemo.generation import Sampling
+from gistdemo.generation import LIVE, Sampling
 from gistdemo.model.embedded import SMOLLM2
 from gistdemo.settings import PROJECT_DIR, Settings
 
@@ -112,7 +112,7 @@ def test_compare_passes_every_setting_on(pool, capsys):
     pool.says = lambda row, instruction: "a b c d e f g h"
     options = ["--max-new-tokens", "3", "--temperature", "0.5", "--top-p", "0.9", "--seed", "7", "--input", "1 2", "--k", "2", "--json"]
     assert main(["compare", "Add.", *options]) == 0
-    assert pool.samplings == [Sampling(3, 0.5, 0.9, 7)]
+    assert pool.samplings == [Sampling(3, 0.5, 0.9, 7, LIVE)]
     for record in json.loads(capsys.readouterr().out)["answers"]:
         assert (record["finish_reason"], record["tokens"]) == ("limit", 3)
         assert record["kept_tokens"] == {"full": record["instruction_tokens"], "gist": 2, "truncated": 2}[record["condition"]]
