@@ -42,7 +42,7 @@ class PlainLearning:
 
     def __init__(self, config, settings):
         self.config = dataclasses.replace(config, dtype="float32", anchored=False, ks=(K,))
-        ground, _, _ = open_ground(self.config, settings)
+        ground = open_ground(self.config, settings)
         self.inner = GistLearning(self.config, ground, settings)
         self.model, self.slots = ground.model, self.inner.slots
         self.order = list(self.inner.rows.train)
@@ -145,7 +145,7 @@ def main() -> None:
     run_dir = Path("unused")  # single steps write nothing
 
     def fresh():
-        ground, _, _ = open_ground(config, settings)
+        ground = open_ground(config, settings)
         ours, plain = GistLearning(config, ground, settings), PlainLearning(config, settings)
         return ours, plain, {"ours": Loop(config, ours, run_dir), "plain": Loop(plain.config, plain, run_dir)}
 

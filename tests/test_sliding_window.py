@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Lla
 from gistdemo.conditions import CONDITIONS
 from gistdemo.generation import Sampling
 from gistdemo.model.answering import Answer, EngineRow
-from gistdemo.model.architecture import attention_of
+from gistdemo.model.attention import attention_of
 from gistdemo.model.batch import Batch
 from gistdemo.model.gist_model import Compression, GistModel, gist_row
 from gistdemo.model.window import attention_masks, growing_cache, window_of

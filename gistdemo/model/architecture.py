@@ -1,4 +1,4 @@
-"""What a config tells of a model before any weight is read: whether gists can be put in place of its text, and by which attention it runs."""
+"""What a config tells of a model before any weight is read: whether gists can be put in place of its text."""
 
 from __future__ import annotations
 
@@ -22,12 +22,6 @@ def check_architecture(config: Any, name: str) -> None:
         raise BackboneError(f"Backbone '{name}' ({config.model_type}) {problem}. {ALLOWED}")
 
 
-def attention_of(config: Any) -> str:
-    """Attention implementation: "sdpa", or "eager" where that is not offered (attention sinks) or would leave the cap of scores out."""
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
-    return "sdpa" if _model_class(config)._supports_sdpa and not capped else "eager"
-
-
 def _problem(config: Any) -> str | None:
     if config.is_encoder_decoder:
         return "is an encoder-decoder model"
@@ -35,11 +29,11 @@ def _problem(config: Any) -> str | None:
         return "has parts for other inputs than text"
     if not (getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)) or getattr(config, "alibi", False):
         return "has no rotary positions (RoPE): gist slots need keys that keep the position they had"
-    if _model_class(config) is None:
+    if model_class(config) is None:
         return f"is no causal language model that transformers {transformers.__version__} knows"
     kinds = set(getattr(config, "layer_types", None) or ())
     other = sorted(kinds - {"full_attention", "sliding_attention"})
-    if other or _model_class(config)._is_stateful:
+    if other or model_class(config)._is_stateful:
         return f"has layers without a key-value cache ({', '.join(other) or 'a state of their own'})"
     if getattr(config, "num_key_value_heads", None) is None:
         return "does not say how many key-value heads it caches (num_key_value_heads)"
@@ -61,6 +55,6 @@ def _takes_a_mask_per_kind(config: Any) -> bool:
     return config.model_type not in ONE_MASK and "layer_types" in {field.name for field in dataclasses.fields(config)}
 
 
-def _model_class(config: Any) -> Any:
+def model_class(config: Any) -> Any:
     """The transformers class that AutoModelForCausalLM would make; None: there is none."""
     return transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)

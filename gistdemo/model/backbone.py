@@ -25,7 +25,8 @@ import transformers
 
 from gistdemo.errors import BackboneError, first_line
 from gistdemo.model import embedded, hub
-from gistdemo.model.architecture import attention_of, check_architecture
+from gistdemo.model.architecture import check_architecture
+from gistdemo.model.attention import attention_of
 from gistdemo.model.embedded import EMBEDDED
 from gistdemo.model.fetching import HUB_ID, Progress, rising
 from gistdemo.model.pretrained import checked_folder, count_values, fingerprint, make_generation_plain, no_bars, weight_files
@@ -188,7 +189,7 @@ def _load_model(path: Path, name: str, config: Any, dtype: torch.dtype, device: 
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(  # its types leave out the pair that it returns here
                 path,
                 dtype=dtype,
-                attn_implementation=attention_of(config),
+                attn_implementation=attention_of(config, dtype, device.type),
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
