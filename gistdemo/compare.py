@@ -21,12 +21,13 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.generation import Precision, RowReady, TokenEvent
 from gistdemo.grid import Cell, CompareRequest, Piece, Snapshot
-from gistdemo.metrics import MAIN, assess, normalised_score
+from gistdemo.metrics import MAIN, Task, assess, normalised_score
 from gistdemo.prompts import PromptPlan
 from gistdemo.settings import Settings
 
 if TYPE_CHECKING:
     from gistdemo.checkpoint.pool import LoadedBackbone, ModelPool
+    from gistdemo.judge.judge import Judge
     from gistdemo.model.answering import EngineRow
     from gistdemo.model.engine import Engine
 
@@ -71,6 +72,7 @@ class _WorkerDone:
 
 _Change = _Loading | _Planned | _Failed | _Event
 _Events = queue.SimpleQueue[_Change | _WorkerDone]
+ASKING = "Are the answers about what was asked?"
 NO_GIST = "A backbone has no gist: Train makes one."
 
 
@@ -83,9 +85,15 @@ def reusable(cells: Iterable[Cell], before: CompareRequest, now: CompareRequest)
 
 
 def compare(
-    request: CompareRequest, pool: ModelPool, stop: threading.Event, seconds_between: float = 0.6, kept: Iterable[Cell] = ()
+    request: CompareRequest,
+    pool: ModelPool,
+    stop: threading.Event,
+    seconds_between: float = 0.6,
+    kept: Iterable[Cell] = (),
+    judge: Judge | None = None,
 ) -> Iterator[Snapshot]:
-    """Run a comparison. kept: cells that are taken over as they are (see `reusable`) instead of being generated.
+    """Run a comparison. kept: cells that are taken over as they are (see `reusable`) instead of being generated. judge: is asked, once all
+    answers are there, whether they are about what was asked.
 
     Yields a first snapshot at once (all cells waiting), then at most one per `seconds_between` (first words sooner), then a last one with
     finished True. Setting `stop` ends all cells with what they have; models that are being loaded then go on loading in the background.
@@ -118,12 +126,26 @@ def compare(
                 shown, pause = time.monotonic(), min(2 * pause, seconds_between)
                 yield grid.snapshot()
     finally:
-        stop.set()
+        if working:  # the generator is closed early
+            stop.set()
     if not working:  # all have said goodbye: a process that ends next must not find one in the middle of torch's code
         for worker in workers:
             worker.join()
     grid.stop_open_cells()
+    if judge and judge.is_at_hand():
+        yield from _second_judgement(grid, judge, stop)
     yield grid.snapshot("Stopped" if grid.was_stopped else "Done", None, finished=True)
+
+
+def _second_judgement(grid: _Grid, judge: Judge, stop: threading.Event) -> Iterator[Snapshot]:
+    """Ask of every answer whether it is about what was asked. Ends early when the comparison is stopped."""
+    yield grid.snapshot(ASKING, 0.0)
+    answers = grid.unjudged()
+    for number, at in enumerate(answers, 1):
+        if stop.is_set():
+            return
+        grid.judged(at, judge.judge(grid.request.example, grid.cells[at].text))
+        yield grid.snapshot(f"{ASKING} {number} of {len(answers)}", number / len(answers))
 
 
 class _Grid:
@@ -138,6 +160,7 @@ class _Grid:
         self._dirty: set[int] = set()
         self._first: dict[int, float] = {}
         self._judged: dict[int, float] = {}
+        self._tasks = {at: cell.diagnosis.task for at, cell in enumerate(self.cells) if cell.diagnosis}
         self._loading: _Loading | None = None
 
     @property
@@ -156,6 +179,18 @@ class _Grid:
     def leave_out(self, at: int, why: str) -> None:
         """A cell that has nothing to show."""
         self._update(at, status="done", note=why)
+
+    def unjudged(self) -> list[int]:
+        """Numbers of cells with whole answers of which nobody has asked yet whether they are about what was asked."""
+        return [
+            at
+            for at, cell in enumerate(self.cells)
+            if cell.diagnosis and cell.finish_reason in ("eos", "limit") and not self._tasks.get(at)
+        ]
+
+    def judged(self, at: int, task: Task | None) -> None:
+        self._tasks[at] = task
+        self._dirty.add(at)
 
     def apply(self, event: _Change) -> None:
         self.changed = True
@@ -206,7 +241,7 @@ class _Grid:
         changed = range(len(self.cells)) if finished else sorted(self._dirty)
         for at in changed:
             if self._worth_judging(self.cells[at]) and self._is_due(at):
-                self.cells[at] = self._assessed(self.cells[at], finished)
+                self.cells[at] = self._assessed(at, finished)
         if finished:
             self.cells = [self._normalised(cell) for cell in self.cells]
         self._dirty.clear()
@@ -231,10 +266,11 @@ class _Grid:
             return False
         return bool(cell.text.strip()) or cell.finish_reason in ("eos", "limit")  # nothing said yet is not an empty answer
 
-    def _assessed(self, cell: Cell, finished: bool) -> Cell:
+    def _assessed(self, at: int, finished: bool) -> Cell:
+        cell, task = self.cells[at], self._tasks.get(at)
         full, none = (self._text(cell, name) if finished else None for name in ("full", "none"))
         example, reason = self.request.example, cell.finish_reason
-        found = assess(cell.text, example, finish_reason=reason, blind=cell.blind, full_text=full, none_text=none)
+        found = assess(cell.text, example, finish_reason=reason, blind=cell.blind, full_text=full, none_text=none, task=task)
         return replace(cell, diagnosis=found)
 
     def _finished(self, cell: Cell, condition: str) -> Cell | None:

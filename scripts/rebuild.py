@@ -2,6 +2,7 @@
 
     python scripts/rebuild.py --data DATA [--work WORK] [--only embedded-examples] [--checkpoint NAME]
                                 measure, then write; an interrupted run goes on. NAME: measure this one, keep what is known of the others
+    python scripts/rebuild.py --judge   judge the answers that come with the app anew, then write
     python scripts/rebuild.py   write from the evaluations that are there
 
 This is the second half: `scripts/recipes/NAME.sh DATA` trains a checkpoint, this makes anew what is derived from all of them.
@@ -23,19 +24,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import earlier_experiment
 
+from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import EVALUATION_FILE, find_row, list_checkpoints
 from gistdemo.cli.output import log_to_stderr
 from gistdemo.conditions import CONDITIONS
-from gistdemo.evaluate.answers import TIMINGS_FILE
+from gistdemo.evaluate.answers import TIMINGS_FILE, without_timings
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.evaluate.run import evaluate
+from gistdemo.evaluate.tasks import judge_answers
 from gistdemo.files import read, write_json, write_lines
+from gistdemo.judge.judge import load_judge
 from gistdemo.metrics import MAIN
 from gistdemo.present.entries import mean_of
 from gistdemo.present.markdown import markdown_table
-from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE
+from gistdemo.prompts import Example
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, judged
 from gistdemo.results.evaluation import RESULTS_FILE, Results, find_evaluations, keep_beside, read_results
-from gistdemo.results.summary import Entry
+from gistdemo.results.summary import Entry, summarise
 from gistdemo.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +94,20 @@ def measure(one: Shipped, work: Path, settings: Settings, checkpoint: str | None
     if not one.with_answers:
         for name in request.checkpoints:
             keep_beside(results, name, find_row(name, settings).entry.folder / EVALUATION_FILE)
+
+
+def judge_shipped(settings: Settings, work: Path) -> None:
+    """The second judgement of answers that come with the app, anew; the answers stay as they are."""
+    place = settings.assets_dir / "evaluations" / "embedded-examples"
+    before, judge = read_results(place), load_judge(ModelPool(settings), settings)
+    if judge is None or not judge.is_at_hand():
+        raise SystemExit("There is no judge here: scripts/calibrate_judge.py makes one.")
+    examples, folder = [Example(**row) for row in before.examples()], work / "judged"
+    folder.mkdir(parents=True, exist_ok=True)
+    answers = [answer | timing for answer, timing in zip(before.rows(), read(place / TIMINGS_FILE), strict=True)]
+    found = judged(answers, examples, judge_answers(judge, answers, examples, folder))
+    write_lines(place / ROWS_FILE, map(without_timings, found))
+    write_json(place / RESULTS_FILE, {**before.results, "answers": summarise(found, examples)})
 
 
 def put_in_place(source: Path, place: Path, name: str, with_answers: bool) -> None:
@@ -174,15 +193,21 @@ def earlier_block(settings: Settings) -> str:
 
 
 def verdict_table(results: Results) -> list[str]:
-    """Healthy and degenerate answers, counted, by checkpoint and condition."""
+    """Healthy and degenerate answers, and those on task, counted, by checkpoint and condition."""
     names = list(dict.fromkeys(entry["condition"] for entry in results["answers"]))
-    lines = [f"| healthy / degenerate of {results['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in names)} |"]
+    lines = [
+        f"| healthy / degenerate / **on task** of {results['rows']} | {' | '.join(CONDITIONS[name].title.lower() for name in names)} |"
+    ]
     lines.append("| --- |" + " --- |" * len(names))
     for checkpoint in dict.fromkeys(entry["checkpoint"] for entry in results["answers"]):
-        found = {e["condition"]: e["verdicts"] for e in results["answers"] if e["checkpoint"] == checkpoint}
-        cells = [f"{found[name]['healthy']} / {found[name]['degenerate']}" for name in names]
-        lines.append(f"| `{checkpoint}` | {' | '.join(cells)} |")
+        found = {e["condition"]: e for e in results["answers"] if e["checkpoint"] == checkpoint}
+        lines.append(f"| `{checkpoint}` | {' | '.join(map(_counts, (found[name] for name in names)))} |")
     return lines
+
+
+def _counts(entry: Entry) -> str:
+    on_task = entry["tasks"].get("on task", 0) if entry["tasks"] else "-"
+    return f"{entry['verdicts']['healthy']} / {entry['verdicts']['degenerate']} / **{on_task}**"
 
 
 def _share(entry: Entry, verdict: str) -> str:
@@ -208,9 +233,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "rebuild", help="folder that keeps what was answered so far")
     parser.add_argument("--only", help="measure this evaluation only")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, help="measure this checkpoint only")
+    parser.add_argument("--judge", action="store_true", help="judge the shipped answers anew, whether they are about what was asked")
     args = parser.parse_args(None if arguments is None else list(arguments))
     log_to_stderr()
     settings = Settings.from_env()
+    if args.judge:
+        judge_shipped(settings, args.work)
     for one in shipped(args.data) if args.data else ():
         if args.only in (None, one.id):
             measure(one, args.work, settings, args.checkpoint)

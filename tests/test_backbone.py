@@ -16,8 +16,8 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig, MambaConfig, Mistr
 
 from gistdemo.model import backbone as module
 from gistdemo.model.architecture import check_architecture
-from gistdemo.model.backbone import fingerprint, load
 from gistdemo.model.attention import IN_FP32
+from gistdemo.model.backbone import fingerprint, load
 from gistdemo.model.embedded import SMOLLM2
 
 # --- local folders ---------------------------------------------------------------------------------------------------

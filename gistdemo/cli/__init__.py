@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gistdemo import __version__
-from gistdemo.cli import app, bench, checkpoints, compare, evaluate, jobs, train
+from gistdemo.cli import app, bench, checkpoints, compare, evaluate, jobs, judge, train
 from gistdemo.errors import GistDemoError, one_line
 from gistdemo.settings import Settings
 
@@ -47,6 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="print the log, tracebacks included")
     parser.set_defaults(log_level=logging.WARNING)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for part in (app, compare, train, evaluate, checkpoints, jobs, bench):
+    for part in (app, compare, train, evaluate, judge, checkpoints, jobs, bench):
         part.add(commands)
     return parser

@@ -86,4 +86,5 @@ def _cell_text(cell: Cell) -> str:
     flags = [
         f"  {flag.severity}: {flag.name.replace('_', ' ')}: {flag.evidence}" for flag in (*cell.diagnosis.flags, *cell.diagnosis.facts)
     ]
-    return "\n".join([f"{head}: {cell.diagnosis.verdict}", "  " + ", ".join(numbers), *flags, cell.text])
+    task = f", {cell.diagnosis.task.verdict}" if cell.diagnosis.task else ""
+    return "\n".join([f"{head}: {cell.diagnosis.verdict}{task}", "  " + ", ".join(numbers), *flags, cell.text])

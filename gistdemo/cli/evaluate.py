@@ -43,6 +43,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--most-tokens", type=int, default=100_000, help="keep rows with at most so many tokens to compress")
     p.add_argument("--allow-trained", action="store_true", help="measure rows the checkpoint was trained on too; every figure says so")
     p.add_argument("--no-recovery", dest="recovery", action="store_false", help="generate and score only")
+    p.add_argument("--no-judge", dest="judge", action="store_false", help="do not ask whether answers are about what was asked")
     p.add_argument("--precision", choices=get_args(Precision), default="exact", help="of the answers on a CPU (default: %(default)s)")
     p.add_argument("--keep", action="store_true", help="keep each checkpoint's figures beside it, as evaluation.json")
     p.set_defaults(command=_eval)
@@ -71,6 +72,7 @@ def _eval(args: argparse.Namespace, settings: Settings) -> int:
         args.allow_trained,
         args.recovery,
         args.precision,
+        args.judge,
     )
     services = Services(settings)
     if args.queue:

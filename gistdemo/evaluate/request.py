@@ -35,7 +35,7 @@ class EvaluationRequest:
 
     conditions: to answer in; none where recovery alone is wanted. max_new_tokens: answer limit. recovery: measure NLL recovery too.
     allow_trained: measure rows whose instruction a checkpoint was trained on as well, and say so.
-    precision: of the answers; recovery is always exact.
+    precision: of the answers; recovery is always exact. judge: ask of every answer whether it is about what was asked.
     joined: compress instruction and input as one text. least_tokens, most_tokens: keep rows whose compressed text is that long.
     """
 
@@ -52,6 +52,7 @@ class EvaluationRequest:
     allow_trained: bool = False
     recovery: bool = True
     precision: Precision = "exact"
+    judge: bool = True
 
     def __post_init__(self) -> None:
         problems = []
@@ -112,6 +113,7 @@ class EvaluationRequest:
         parts += ["--joined"] if self.joined else []
         parts += ["--allow-trained"] if self.allow_trained else []
         parts += [] if self.recovery else ["--no-recovery"]
+        parts += [] if self.judge else ["--no-judge"]
         return " ".join([*parts, f"--out {shlex.quote(out)}"])
 
 

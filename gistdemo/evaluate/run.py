@@ -3,7 +3,8 @@
 DIR/request.json        what was asked, with the digest of the rows: a folder answers one request
 DIR/examples.jsonl      the rows themselves; records point at them by number
 DIR/rows.jsonl          the answers (see `gistdemo.results.answer`)
-DIR/recovery.jsonl      one line per checkpoint: what `judge` found
+DIR/tasks.jsonl        whether each of them is about what was asked (see `gistdemo.judge`)
+DIR/recovery.jsonl      one line per checkpoint: what `all_recoveries` found
 DIR/eval_results.json   all figures (see `gistdemo.results.evaluation`), with the names of an earlier experiment beside ours
 DIR/sample_outputs.json the first answers under the names of that experiment
 """
@@ -26,15 +27,18 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import rows_digest
 from gistdemo.errors import UsageError, WorkStopped
 from gistdemo.evaluate.answers import TIMINGS_FILE, Subject, answer, batches, without_timings
-from gistdemo.evaluate.judge import judge
+from gistdemo.evaluate.recoveries import all_recoveries
 from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
+from gistdemo.evaluate.tasks import TASKS_FILE, judge_answers
 from gistdemo.files import recover, write_json, write_lines
+from gistdemo.judge.judge import load_judge
 from gistdemo.memory import keep_freed_memory
+from gistdemo.metrics import Task
 from gistdemo.model.packed import fast_kernel
 from gistdemo.prompts import Example
 from gistdemo.results import earlier_format
-from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, judged
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, Generated, judged
 from gistdemo.results.evaluation import RESULTS_FILE, Asked, Recoveries, Results, new_results
 from gistdemo.settings import Settings
 
@@ -59,7 +63,8 @@ def evaluate(
     request, or a checkpoint has fewer gist tokens than asked for. WorkStopped: should_stop said so; the batches of answers that were whole are kept.
     """
     keep_freed_memory()
-    subjects, marks = _subjects(request, settings)
+    pool = ModelPool(settings)
+    subjects, marks = _subjects(request, pool)
     if request.precision != "exact" and any(s.base.model.precision(request.precision) == "exact" for s in subjects):
         raise UsageError(f"Precision is '{request.precision}', which this machine has no kernel for; allowed is exact. Leave it out.")
     examples, trained_on = evaluation_rows(request, [s.loaded.encoder for s in subjects], marks)
@@ -70,7 +75,8 @@ def evaluate(
     _claim(folder, request, examples)
     judging = _judging(request, examples)
     total = sum(len(batch.prompts) for batch in work) + judging * len(with_gist)
-    answers = judged(answer(work, request.sampling(), folder, lambda done: report(done, total), should_stop), examples)
+    generated = answer(work, request.sampling(), folder, lambda done: report(done, total), should_stop)
+    answers = judged(generated, examples, _tasks(request, generated, examples, folder, pool, settings, should_stop))
     write_lines(folder / ROWS_FILE, map(without_timings, answers))
     order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}  # as asked for
     answers.sort(key=lambda a: (order[a["checkpoint"], a["condition"], a["k"]], a["row"]))
@@ -98,13 +104,12 @@ def evaluate(
     return results
 
 
-def _subjects(request: EvaluationRequest, settings: Settings) -> tuple[list[Subject], frozenset[str]]:
+def _subjects(request: EvaluationRequest, pool: ModelPool) -> tuple[list[Subject], frozenset[str]]:
     """The checkpoints, loaded, and the marks of all instructions they were trained on."""
-    pool = ModelPool(settings)
     subjects: list[Subject] = []
     marks: frozenset[str] = frozenset()
     for name in request.checkpoints:
-        row = find_row(name, settings)
+        row = find_row(name, pool.settings)
         base, loaded = pool.row(row)
         if row.has_gist and request.needs_gist and max(request.ks) > len(loaded.slots):
             raise UsageError(
@@ -128,12 +133,28 @@ def _claim(folder: Path, request: EvaluationRequest, examples: Sequence[Example]
 
 
 def _asked(path: Path) -> dict[str, Any]:
-    """What a request file holds; one of before there was a choice of precision has asked for exact answers. {}: nothing of ours."""
+    """What a request file holds; one of before there was a choice of precision, or a judge, has asked for exact answers and is judged. {}: nothing of ours."""
     try:
-        found: dict[str, Any] = {"precision": "exact"} | json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = {"precision": "exact", "judge": True} | json.loads(path.read_text(encoding="utf-8"))
         return found
     except (ValueError, TypeError):
         return {}
+
+
+def _tasks(
+    request: EvaluationRequest,
+    generated: Sequence[Generated],
+    examples: Sequence[Example],
+    folder: Path,
+    pool: ModelPool,
+    settings: Settings,
+    should_stop: Callable[[], bool],
+) -> list[Task | None]:
+    """Whether each answer is about what was asked; nothing where nobody wants to know, or the judge is not here."""
+    second = load_judge(pool, settings) if request.judge and generated else None
+    if second is None or not second.is_at_hand():
+        return []
+    return judge_answers(second, generated, examples, folder, lambda done: log.info("judged: %d of %d", done, len(generated)), should_stop)
 
 
 def _judging(request: EvaluationRequest, examples: Sequence[Example]) -> int:
@@ -150,7 +171,7 @@ def _recovery(subject: Subject, examples: Sequence[Example], request: Evaluation
     began = time.perf_counter()
     encoder = subject.loaded.encoder
     held = [Judged(encoder.encode(e), encoder.answer_ids(e.output, RECOVERY_TOKENS)) for e in examples if e.output]
-    found = judge(subject.base, subject.loaded, {"": held}, request.ks, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
+    found = all_recoveries(subject.base, subject.loaded, {"": held}, request.ks, RECOVERY_TOKENS, settings) if len(held) > 1 else {}
     with path.open("a", encoding="utf-8") as file:
         seconds = round(time.perf_counter() - began, 1)
         file.write(json.dumps({"checkpoint": subject.name, "recovery": found, "seconds": seconds}) + "\n")
@@ -174,7 +195,7 @@ def _write(
 
 def _seconds(folder: Path) -> float | None:
     """What all batches and recoveries took, those before an interruption included; None where a part was not timed."""
-    timed = ((TIMINGS_FILE, "share_seconds"), (RECOVERY_FILE, "seconds"))
+    timed = ((TIMINGS_FILE, "share_seconds"), (TASKS_FILE, "seconds"), (RECOVERY_FILE, "seconds"))
     parts = [line.get(name) for file, name in timed for line in recover(folder / file)]
     return None if None in parts else round(sum(parts), 1)
 

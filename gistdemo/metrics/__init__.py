@@ -6,6 +6,7 @@
     near_loops.py    loops whose copies differ in numbers only, empty items, counting, lines in turns
     flags.py         Flag, what is known about an answer, what its instruction asks for
     *_checks.py      one check per flag, with its thresholds
+    task.py          Task, whether an answer is about what was asked, of likelihoods that `gistdemo.judge` finds
     degeneration.py  FLAGS, all kinds of findings; diagnose() one text, instruction_blind() (F7) for a set of answers
     assess.py        assess() one answer: the only place that judges, for the page, evaluations, reports and imports alike
 
@@ -17,15 +18,19 @@ from gistdemo.metrics.degeneration import FLAGS, VERDICTS, Diagnosis, Verdict, d
 from gistdemo.metrics.flags import Flag
 from gistdemo.metrics.rouge import normalised_score, rouge, shared_words
 from gistdemo.metrics.scores import MAIN, SCORES
+from gistdemo.metrics.task import TASK_VERDICTS, Task, TaskVerdict
 
 __all__ = [
     "FLAGS",
     "MAIN",
     "SCORES",
+    "TASK_VERDICTS",
     "VERDICTS",
     "Assessment",
     "Diagnosis",
     "Flag",
+    "Task",
+    "TaskVerdict",
     "Verdict",
     "assess",
     "diagnose",

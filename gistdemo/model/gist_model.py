@@ -232,9 +232,18 @@ class GistModel:
     ) -> tuple[Tensor, Tensor]:
         """Phase 2 with known answers: logits at exactly the positions that predict an answer token.
 
-        cache: B rows (use `empty` for prompts that are all text). prompts, answers: B id lists, each not empty. among: (C,) ids of
-        the part of the vocabulary whose logits are wanted; None: all V. Returns logits (N, V or C) and targets (N,), which are ids,
-        N = all answer tokens, row after row.
+        See `answer_hidden`. among: (C,) ids of the part of the vocabulary whose logits are wanted; None: all V. Returns logits (N, V or C)
+        and targets (N,), which are ids.
+        """
+        hidden, targets = self.answer_hidden(cache, prompts, answers, adapter)
+        return logits_of(self.model, hidden, among), targets
+
+    def answer_hidden(
+        self, cache: GistCache, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], adapter: str | None
+    ) -> tuple[Tensor, Tensor]:
+        """The last hidden states (N, E) from which an answer token is predicted, and these tokens (N,), N = all answer tokens, row after row.
+
+        cache: B rows (use `empty` for prompts that are all text). prompts, answers: B id lists, each not empty.
         """
         ids, mask = pad_left([[*p, *a] for p, a in zip(prompts, answers, strict=True)], self.device, WIDTHS)
         width, hidden = ids.shape[1], self._hidden(cache, ids, mask, adapter)
@@ -242,7 +251,7 @@ class GistModel:
         for n, answer in enumerate(answers):
             predicts[n, width - len(answer) - 1 : width - 1] = True
         targets = torch.cat([torch.as_tensor(list(answer)) for answer in answers]).to(self.device)
-        return logits_of(self.model, hidden[predicts], among), targets
+        return hidden[predicts], targets
 
     def _hidden(self, cache: GistCache, ids: Tensor, mask: Tensor, adapter: str | None) -> Tensor:
         """(B, T, E): last hidden states of ids (B, T), padded on the left, read on top of a cache."""

@@ -15,6 +15,7 @@ COLUMNS = (  # head, kind and width, as the page's table takes them; `_values` s
     *((score.label, "number", "92px") for score in SCORES.values() if score.listed),
     ("− full", "number", "76px"),
     ("verdict", "str", "110px"),
+    ("task", "str", "84px"),
     ("flags", "str", "14%"),
     ("prompt", "number", "80px"),
     ("answer", "number", "80px"),
@@ -32,7 +33,7 @@ MOST = 300  # lines at a time; search and filters narrow them
 
 @dataclass(frozen=True)
 class Filter:
-    """What to list. k: for conditions that depend on it. verdict: "" for any. order: a key of ORDERS. text: in texts and flags."""
+    """What to list. k: for conditions that depend on it. verdict: on the text or on the task; "" for any. order: a key of ORDERS. text: in texts and flags."""
 
     checkpoint: str
     condition: str
@@ -50,7 +51,7 @@ def answer_rows(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]], w
         if (r["checkpoint"], r["condition"]) != (wanted.checkpoint, wanted.condition) or r["k"] not in (0, wanted.k):
             continue
         texts = " ".join((*examples[r["row"]].values(), r["text"], *r["flags"]))
-        if wanted.text.lower() in texts.lower() and wanted.verdict in ("", r["verdict"]):
+        if wanted.text.lower() in texts.lower() and wanted.verdict in ("", r["verdict"], r["task"] and r["task"]["verdict"]):
             found.append(_values(r, examples[r["row"]]) | {"− full": gained.get(r["row"])})
     name, sign = ORDERS[wanted.order]
     found.sort(key=lambda r: (r[name] is None, sign * (r[name] or 0), r["#"]))  # unknown values last, equal ones as in the source
@@ -64,6 +65,7 @@ def _values(answer: Answer, example: Mapping[str, str]) -> dict[str, Any]:
         "instruction": example["instruction"] + (f" | {example['input'][:60]}" if example["input"] else ""),
         "instruction tokens": answer["instruction_tokens"],
         "verdict": answer["verdict"],
+        "task": answer["task"]["verdict"] if answer["task"] else "",
         "flags": " ".join(answer["flags"]),
         "prompt": answer["prompt_tokens"],
         "answer": answer["tokens"],

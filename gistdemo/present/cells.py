@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from gistdemo.checkpoint.registry import ModelRow
 from gistdemo.grid import Cell, Snapshot
-from gistdemo.metrics import Flag
+from gistdemo.metrics import Assessment, Flag, TaskVerdict, Verdict
 from gistdemo.present.markup import draw
 
 
@@ -36,8 +36,25 @@ def card(cell: Cell) -> Markup:
     found = cell.diagnosis
     if cell.status == "done" and cell.note and not cell.error:
         return draw("cells.absent", cell)
-    state = "failed" if cell.error else found.verdict if found else cell.status
-    return draw("cells.card", cell, state, highlight(cell.text, found.flags if found else ()))
+    return draw("cells.card", cell, _state(cell), highlight(cell.text, found.flags if found else ()))
+
+
+def judged(text: str, found: Assessment) -> Markup:
+    """A text of any origin with everything that is to be said about it."""
+    state = card_state(found.verdict, found.task.verdict if found.task else None)
+    return draw("cells.judged", found, state, highlight(text, found.flags))
+
+
+def _state(cell: Cell) -> str:
+    """What the colour of a card says: the worse of both judgements."""
+    if cell.error or cell.diagnosis is None:
+        return "failed" if cell.error else cell.status
+    return card_state(cell.diagnosis.verdict, cell.diagnosis.task.verdict if cell.diagnosis.task else None)
+
+
+def card_state(verdict: Verdict, task: TaskVerdict | None) -> str:
+    """The verdict on the text; of healthy text, whether it is about something else."""
+    return task.replace(" ", "-") if verdict == "healthy" and task in ("off task", "unsure") else verdict
 
 
 def highlight(text: str, found: Sequence[Flag], shared: Sequence[tuple[int, int]] = ()) -> Markup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
@@ -19,12 +19,14 @@ from gistdemo.present.entries import Shown, by_checkpoint, entries_of, name_of, 
 from gistdemo.present.markup import visible
 from gistdemo.results.answer import Answer
 from gistdemo.results.evaluation import Recoveries, Results
+from gistdemo.results.summary import Entry
 
 INK, GRID = "#8a8375", "rgba(138,131,117,.25)"  # readable on light and on dark
 # Told apart with every kind of colour blindness, and 3 : 1 against light and dark paper; tests/test_figures.py computes both.
 COLOURS = ("#2a9187", "#c07a1c", "#7a4df5", "#b52ab0", "#5a7339")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon")  # a second cue, and for more checkpoints than colours
 VERDICTS = {"healthy": "#2a9d74", "warning": "#cc7f05", "degenerate": "#c0262e"}  # between the page's light and dark ones
+TASK_COLOURS = {"on task": "#2a9d74", "unsure": "#8d8778", "off task": "#c0262e"}
 VERDICT_SYMBOLS = {"healthy": "circle", "warning": "triangle-up", "degenerate": "square"}
 LENGTHS = ((1, 7, "1-7"), (8, 15, "8-15"), (16, 29, "16-29"), (30, 10**9, "30+"))  # instruction tokens: lowest, highest, label
 DASHES = {"gist": "solid", "truncated": "dot", "full": "dash", "none": "dashdot"}
@@ -165,20 +167,30 @@ def _recovery_lines(targets: Recoveries) -> Iterator[tuple[str, Gist, list[tuple
 
 def verdict_shares(results: Results, k: int | None = None) -> Any:
     """Healthy, warning and degenerate answers in percent, one bar per checkpoint, condition and k. k: of one budget only."""
+    return _shares(results, k, VERDICTS, lambda e: e["verdicts"])
+
+
+def task_shares(results: Results, k: int | None = None) -> Any:
+    """Answers on and off task, in percent of those that were judged, drawn alike."""
+    return _shares(results, k, TASK_COLOURS, lambda e: e["tasks"])
+
+
+def _shares(results: Results, k: int | None, colours: Mapping[str, str], counts: Callable[[Entry], Mapping[str, int]]) -> Any:
     lines: list[tuple[str, Shown | None]] = []  # a checkpoint's name over its bars, so that a narrow screen keeps room for these
     for name, entries in by_checkpoint(results).items():
-        bars: list[tuple[str, Shown | None]] = [(title_of(e), e) for e in _at(entries, k) if e["n"]]
+        bars: list[tuple[str, Shown | None]] = [(title_of(e), e) for e in _at(entries, k) if sum(counts(e).values())]
         lines += [*((part, None) for part in textwrap.wrap(name, NARROW)), *bars] if bars else []
     if not lines:
-        return empty("No answers were generated.")
+        return empty("No answers were judged.")
     figure = new_figure()
     bars_at = [(at, label, e) for at, (label, e) in enumerate(lines) if e is not None]
-    for verdict, colour in VERDICTS.items():
-        shares = [100 * e["verdicts"][verdict] / e["n"] for _, _, e in bars_at]
-        hover = [f"{plain(label)}, {verdict}: {e['verdicts'][verdict]} of {e['n']}" for _, label, e in bars_at]
+    for verdict, colour in colours.items():
+        found = [(label, counts(e).get(verdict, 0), sum(counts(e).values())) for _, label, e in bars_at]
+        shares = [100 * count / of for _, count, of in found]
+        hover = [f"{plain(label)}, {verdict}: {count} of {of}" for label, count, of in found]
         text = [f"{share:.0f}" if share >= 5 else "" for share in shares]
         inside = {"text": text, "textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
-        inside["insidetextfont"] = {"color": "#fff" if verdict == "degenerate" else "#000"}
+        inside["insidetextfont"] = {"color": "#fff" if verdict in ("degenerate", "off task") else "#000"}
         y = [at for at, _, _ in bars_at]
         figure.add_bar(y=y, x=shares, orientation="h", name=verdict, marker_color=colour, hovertext=hover, hoverinfo="text", **inside)
     for at, (label, e) in enumerate(lines):

@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.metrics import FLAGS, MAIN, SCORES
+from gistdemo.metrics import FLAGS, MAIN, SCORES, TaskVerdict
 
 MARKS = {"healthy": "●", "warning": "▲", "degenerate": "■"}  # a shape beside every colour
+TASK_MARKS: dict[TaskVerdict, str] = {"on task": "✓", "unsure": "?", "off task": "✗"}
 SEVERITY_MARKS = {"fail": "■", "warn": "▲", "info": "○"}
 _SYMBOLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
 
@@ -68,6 +69,8 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_ENVIRONMENT.globals.update(MARKS=MARKS, SEVERITY_MARKS=SEVERITY_MARKS, FLAGS=FLAGS, FLAG_WORDS={kind.name: kind.words for kind in FLAGS})
+_ENVIRONMENT.globals.update(
+    MARKS=MARKS, TASK_MARKS=TASK_MARKS, SEVERITY_MARKS=SEVERITY_MARKS, FLAGS=FLAGS, FLAG_WORDS={kind.name: kind.words for kind in FLAGS}
+)
 _ENVIRONMENT.globals.update(SCORES=SCORES, MAIN=MAIN, CONDITIONS=CONDITIONS)
 _ENVIRONMENT.filters["number"] = number

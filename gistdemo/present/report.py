@@ -93,6 +93,8 @@ def _overview(results: Results) -> Iterator[Picture]:
     if results.get("recovery"):
         yield "Recovery against k", figures.recovery_by_k(results)
     yield f"Verdicts{at}", figures.verdict_shares(results, k)
+    if any(e["tasks"] for e in results["answers"]):
+        yield f"On task{at}", figures.task_shares(results, k)
 
 
 def _chosen_k(entries: Sequence[Entry]) -> int | None:

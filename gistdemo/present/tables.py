@@ -8,10 +8,10 @@ from typing import Any, Concatenate, Literal, ParamSpec
 from markupsafe import Markup
 
 from gistdemo.conditions import CONDITIONS
-from gistdemo.metrics import FLAGS, MAIN, SCORES, Flag, shared_words
-from gistdemo.present.cells import highlight
+from gistdemo.metrics import FLAGS, MAIN, SCORES, Flag, TaskVerdict, shared_words
+from gistdemo.present.cells import card_state, highlight
 from gistdemo.present.entries import Shown, by_checkpoint, entries_of, gap_of, mean_of, name_of, recovery_of, share_of
-from gistdemo.present.markup import MARKS, Line, Value, draw, number
+from gistdemo.present.markup import MARKS, TASK_MARKS, Line, Value, draw, number
 from gistdemo.present.panels import note
 from gistdemo.results.answer import Answer
 from gistdemo.results.evaluation import Evaluation, Results
@@ -57,6 +57,12 @@ def _share(e: Entry, verdict: str) -> Value:
     return Value(share_of(e, verdict, 0), str(e["verdicts"][verdict]))
 
 
+def _on_task(e: Entry, verdict: TaskVerdict) -> Value:
+    """Of the answers that were judged."""
+    judged = sum(e["tasks"].values())
+    return Value(f"{100 * e['tasks'].get(verdict, 0) / judged:.0f} %", str(e["tasks"].get(verdict, 0))) if judged else Value()
+
+
 def _recovery(e: Shown, target: str) -> Value:
     """With the swapped control, never without."""
     found = recovery_of(e, target, "swapped {:.2f}")
@@ -81,22 +87,28 @@ SIZE: dict[str, Column] = {"k": lambda e: e["k"] or number(None), "n": lambda e:
 SCORED = {score.label: _as(mean_of, name, score is MAIN) for name, score in SCORES.items()}
 KIB = _as(_mean, "kv_bytes", "{:,.0f}", 1024)
 SHARES = {f"{mark} {verdict}": _as(_share, verdict) for verdict, mark in MARKS.items()}
+TASKS = {f"{mark} {verdict}": _as(_on_task, verdict) for verdict, mark in TASK_MARKS.items()}
+ON_TASK = f"{TASK_MARKS['on task']} on task"
 VIEWS: dict[str, dict[str, Column]] = {
     "Overview": SIZE
     | {MAIN.label: SCORED[MAIN.label], "normalised": _as(_mean, "normalised", "{:.0f}"), "own full": lambda e: mean_of(e, OWN).text}
     | {"− truncated": _as(gap_of, "truncated")}
     | SHARES
+    | {ON_TASK: TASKS[ON_TASK]}
     | {"prompt tok": _as(_mean, "prompt_tokens"), "KV KiB": KIB, "recovery": _as(_recovery, "references")},
     "Scores": SIZE
     | SCORED
     | {"own full": _as(mean_of, OWN), "− truncated": _as(gap_of, "truncated"), "− full": _as(gap_of, "full")}
     | {"recovery, references": _as(_recovery, "references"), "recovery, own answers": _as(_recovery, "own_answers")},
-    "Flags": SIZE | SHARES | {"blind": lambda e: e["instruction_blind"], "answers with": _flag_counts},
+    "Flags": SIZE | SHARES | TASKS | {"blind": lambda e: e["instruction_blind"], "answers with": _flag_counts},
     "Cost": SIZE
     | {"prompt tok": _as(_mean, "prompt_tokens"), "instruction → kept": _kept, "KV KiB": KIB, "answer tok": _as(_mean, "tokens")}
     | {"first token, s": _as(_mean, "first_token_seconds", "{:.2f}"), "tokens/s": _as(_mean, "tokens_per_second")},
 }
-RANKED = {head: VIEWS["Overview"][head] for head in ("k", "n", MAIN.label, "normalised", f"{MARKS['degenerate']} degenerate", "prompt tok")}
+RANKED = {
+    head: VIEWS["Overview"][head]
+    for head in ("k", "n", MAIN.label, "normalised", f"{MARKS['degenerate']} degenerate", ON_TASK, "prompt tok")
+}
 
 
 def no_row(evaluation: Evaluation | None) -> Markup:
@@ -113,10 +125,18 @@ def row_detail(number: int, example: Mapping[str, str], answers: Sequence[Answer
     """One example: instruction, input, reference and the chosen answers side by side, flagged places marked. number: from 0."""
     order = list(CONDITIONS)
     shown = [
-        (answer, highlight(answer["text"], list(map(Flag.from_dict, answer["findings"])), shared_words(answer["text"], example["output"])))
+        (
+            answer,
+            _state(answer),
+            highlight(answer["text"], list(map(Flag.from_dict, answer["findings"])), shared_words(answer["text"], example["output"])),
+        )
         for answer in sorted(answers, key=lambda answer: order.index(answer["condition"]))
     ]
     return draw("tables.row", number, example, shown)
+
+
+def _state(answer: Answer) -> str:
+    return card_state(answer["verdict"] or "healthy", answer["task"]["verdict"] if answer["task"] else None)
 
 
 def references(found: Sequence[Reference]) -> Markup:

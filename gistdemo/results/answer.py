@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from gistdemo.generation import FinishReason
-from gistdemo.metrics import Assessment, Verdict, assess
+from gistdemo.metrics import Assessment, Task, TaskVerdict, Verdict, assess
 from gistdemo.metrics.flags import Finding
 from gistdemo.prompts import Example
 
@@ -43,11 +43,22 @@ class Generated(Said):
     blind: bool
 
 
+class TaskRecord(TypedDict):
+    """A `gistdemo.metrics.task.Task` in JSON."""
+
+    verdict: TaskVerdict
+    gain: float | None
+    rank: int | None
+    of: int | None
+    reason: str
+    judge: str
+
+
 class Judgement(TypedDict):
     """What `assess` says about an answer.
 
     scores: by name, 0 to 100; empty without a reference. verdict: None where there is nothing to judge.
-    flags: codes of the findings that warn or fail. findings, facts: flags in full.
+    flags: codes of the findings that warn or fail. findings, facts: flags in full. task: None where it was not judged.
     """
 
     scores: dict[str, float]
@@ -55,19 +66,24 @@ class Judgement(TypedDict):
     flags: list[str]
     findings: list[Finding]
     facts: list[Finding]
+    task: TaskRecord | None
 
 
 class Answer(Generated, Judgement):
     """An answer with what is to be said about it."""
 
 
-def judged(answers: Sequence[Generated], examples: Sequence[Example]) -> list[Answer]:
-    """Each answer judged by its example, given the answers of the same checkpoint beside it."""
+def judged(answers: Sequence[Generated], examples: Sequence[Example], tasks: Sequence[Task | None] = ()) -> list[Answer]:
+    """Each answer judged by its example, given the answers of the same checkpoint beside it. tasks: of each answer; none: not asked."""
     beside = {(a["checkpoint"], a["condition"], a["row"]): a["text"] for a in answers if a["condition"] in ("full", "none")}
-    return [{**answer, **judgement(_assessed(answer, examples[answer["row"]], beside))} for answer in answers]
+    asked = tasks or [None] * len(answers)
+    return [
+        {**answer, **judgement(_assessed(answer, examples[answer["row"]], beside, task))}
+        for answer, task in zip(answers, asked, strict=True)
+    ]
 
 
-def _assessed(answer: Generated, example: Example, beside: Mapping[tuple[str, str, int], str]) -> Assessment:
+def _assessed(answer: Generated, example: Example, beside: Mapping[tuple[str, str, int], str], task: Task | None) -> Assessment:
     condition = answer["condition"]
     others = {name: beside.get((answer["checkpoint"], name, answer["row"])) for name in ("full", "none") if name != condition}
     return assess(
@@ -77,6 +93,7 @@ def _assessed(answer: Generated, example: Example, beside: Mapping[tuple[str, st
         blind=answer["blind"],
         full_text=others.get("full"),
         none_text=others.get("none"),
+        task=task,
     )
 
 
@@ -88,4 +105,5 @@ def judgement(found: Assessment | None) -> Judgement:
         "flags": found.codes if found else [],
         "findings": [flag.to_dict() for flag in (found.flags if found else ())],
         "facts": [flag.to_dict() for flag in (found.facts if found else ())],
+        "task": cast(TaskRecord, vars(found.task)) if found and found.task else None,
     }

@@ -1,7 +1,8 @@
 """Results of other programs, read into our format and judged by our metrics, so that anybody's outputs can be audited. No torch.
 
 Read: a folder or .zip with any of metrics.json, eval_results.json, sample_outputs.json (the names of an earlier experiment, see
-`earlier_format`), or a .csv of predictions with the columns x, y_pred, y_true (Mu et al. 2023).
+`earlier_format`), a .csv of predictions with the columns x, y_pred, y_true (Mu et al. 2023), or a .jsonl of objects with instruction and text, and
+where they are known input, reference, checkpoint, condition and k.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import DataError, one_line
 from gistdemo.files import write_json, write_lines
+from gistdemo.metrics import Task
 from gistdemo.prompts import Example
 from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, Generated, judged
 from gistdemo.results.earlier_format import NAMES
@@ -30,6 +33,7 @@ from gistdemo.results.summary import summarise
 
 MOST_BYTES = 100 * 2**20  # per file
 MOST_ROWS = 20_000
+Asking = Callable[[Sequence[Generated], Sequence[Example]], Sequence[Task | None]]
 FILES = ("sample_outputs.json", "eval_results.json", "metrics.json")
 FRAMES = (("Instruction:", "\nInput:", "\nOutput:"), ("### Instruction:", "### Input:", "### Response:"))
 
@@ -45,7 +49,7 @@ class Foreign:
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """The answers, judged, once all are there."""
+        """The answers, judged, once all are there. Whether they are about what was asked: see `import_results`."""
         return judged(self.generated, self.examples)
 
 
@@ -54,34 +58,40 @@ def read_foreign(path: Path, name: str) -> Foreign:
 
     Raises: DataError: nothing to read, too large, not UTF-8, not JSON or CSV, or a field of the wrong type; nothing is kept then.
     """
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() == ".jsonl":
+        found = _from_lines(_bounded(path, path.name), path.name, name)
+    elif path.suffix.lower() == ".csv":
         found = _from_csv(_bounded(path, path.name), path.name, name)
     else:
         found = _from_files(_files(path), path.name, name)
     if not found.generated:
         raise DataError(
-            f"'{path.name}' has no answers to judge. Give a sample_outputs.json, or a .csv with the columns x, y_pred and y_true."
+            f"'{path.name}' has no answers to judge. Give a sample_outputs.json, a .csv with the columns x, y_pred and y_true, or a .jsonl of "
+            "objects with instruction and text."
         )
     _audit(found)
     return found
 
 
-def import_results(path: Path, folder: Path, title: str) -> Results:
+def import_results(path: Path, folder: Path, title: str, on_task: Asking = lambda generated, examples: []) -> Results:
     """Judge results of another program and write them as an evaluation into a new folder, whole or not at all. Returns the results.
+
+    on_task: tells of every answer whether it is about what was asked; nothing: nobody can tell.
 
     Raises: DataError: see `read_foreign`; or the folder exists.
     """
     if folder.exists():
         raise DataError(f"There is an evaluation '{folder.name}' already. Give the file another name, or delete that folder.")
     found = read_foreign(path, path.stem)
-    results = new_results(title, "imported", {"checkpoints": [path.stem], "data": path.name}, found.examples, found.answers)
+    answers = judged(found.generated, found.examples, on_task(found.generated, found.examples))
+    results = new_results(title, "imported", {"checkpoints": [path.stem], "data": path.name}, found.examples, answers)
     results["notes"], results["claimed"] = found.notes, found.claimed
     building = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(building, ignore_errors=True)
     try:
         building.mkdir(parents=True)
         write_lines(building / EXAMPLES_FILE, map(dataclasses.asdict, found.examples))
-        write_lines(building / ROWS_FILE, found.answers)
+        write_lines(building / ROWS_FILE, answers)
         write_json(building / RESULTS_FILE, results)
         os.replace(building, folder)
     except OSError as error:
@@ -101,9 +111,9 @@ def _files(path: Path) -> dict[str, str]:
     elif path.suffix.lower() == ".zip" and path.is_file():
         found = _from_zip(path)
     elif not path.exists():
-        raise DataError(f"'{path.name}' does not exist. Give a folder, a .zip or a .csv file.")
+        raise DataError(f"'{path.name}' does not exist. Give a folder, a .zip, a .csv or a .jsonl file.")
     else:
-        raise DataError(f"'{path.name}' is not a folder, a .zip or a .csv file.")
+        raise DataError(f"'{path.name}' is not a folder, a .zip, a .csv or a .jsonl file.")
     if not found:
         raise DataError(f"'{path.name}' holds none of {', '.join(FILES)}.")
     return found
@@ -263,6 +273,34 @@ def _from_csv(text: str, source: str, name: str) -> Foreign:
         example = Example(instruction, given, line["y_true"].strip())
         found.examples.append(example)
         found.generated.append(_answer(name, "gist", 0, number, line["y_pred"]))
+    return found
+
+
+# --- any outputs, one JSON object a line ----------------------------------------------------------------------------------
+
+
+def _from_lines(text: str, source: str, name: str) -> Foreign:
+    lines = [line for line in text.splitlines() if line.strip()]
+    _limit(lines, source)
+    found = Foreign()
+    rows: dict[Example, int] = {}
+    for number, line in enumerate(lines, 1):
+        where = f"'{source}' line {number}"
+        values = _json(line, where, dict)
+        if missing := [field for field in ("instruction", "text") if field not in values]:
+            raise DataError(f"{where} has no {missing[0]}; each line needs an instruction and the text that answers it.")
+        example = Example(*(_string(values.get(field), f"{where}, {field}") for field in ("instruction", "input", "reference")))
+        if example not in rows:
+            rows[example] = len(found.examples)
+            found.examples.append(example)
+        condition = _string(values.get("condition"), f"{where}, condition") or "full"
+        if condition not in CONDITIONS:
+            raise DataError(f"{where}: condition is {condition[:40]!r}; allowed are {', '.join(CONDITIONS)}.")
+        k = values.get("k") or 0
+        if type(k) is not int or not 0 <= k <= MOST_ROWS:
+            raise DataError(f"{where}: k is {str(k)[:40]!r}; a whole number is needed.")
+        checkpoint = _string(values.get("checkpoint"), f"{where}, checkpoint") or name
+        found.generated.append(_answer(checkpoint, condition, k, rows[example], _string(values["text"], f"{where}, text")))
     return found
 
 

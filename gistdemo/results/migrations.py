@@ -57,7 +57,13 @@ def _scores_by_name(content: Content) -> Content:
     return replace(content, results=results, answers=[of_answer(answer) for answer in content.answers])
 
 
-MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_whole_answers, _scores_by_name)
+def _with_tasks(content: Content) -> Content:
+    """3 -> 4: whether an answer is about what was asked, and how many are; of older ones nobody asked."""
+    results = content.results | {"answers": [{"tasks": {}} | entry for entry in content.results["answers"]]}
+    return replace(content, results=results, answers=[{"task": None} | answer for answer in content.answers])
+
+
+MIGRATIONS: tuple[Callable[[Content], Content], ...] = (_whole_answers, _scores_by_name, _with_tasks)
 FORMAT = 1 + len(MIGRATIONS)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Literal, TypedDict, cast, get_args
 
-from gistdemo.metrics import MAIN, SCORES, VERDICTS, instruction_blind, normalised_score
+from gistdemo.metrics import MAIN, SCORES, TASK_VERDICTS, VERDICTS, instruction_blind, normalised_score
 from gistdemo.prompts import Example
 from gistdemo.results.answer import Answer
 from gistdemo.results.statistics import Interval, mean_interval, paired_difference
@@ -31,7 +31,8 @@ class Entry(TypedDict):
 
     n: answers. scores: mean, 0 to 100, of those with a reference, by name of the score and for OWN; what no answer has is left out.
     normalised: the `MAIN` score between `none` 0 and `full` 100. paired: of a gist, `MAIN` minus that of `full` and of `truncated` at the
-    same k, row by row. verdicts, flags: counts. instruction_blind: answers that are equal although instructions differ. The rest are means.
+    same k, row by row. verdicts, flags, tasks: counts; tasks empty where nobody asked. instruction_blind: answers that are equal although
+    instructions differ. The rest are means.
     """
 
     checkpoint: str
@@ -43,6 +44,7 @@ class Entry(TypedDict):
     paired: dict[str, Interval]
     verdicts: dict[str, int]
     flags: dict[str, int]
+    tasks: dict[str, int]
     instruction_blind: int
     identical: Identical | None
     prompt_tokens: float | None
@@ -78,6 +80,7 @@ def _entry(key: Key, groups: dict[Key, list[Answer]], examples: Sequence[Example
         "paired": _paired(group, checkpoint, k, groups) if condition == "gist" else {},
         "verdicts": {name: sum(a["verdict"] == name for a in group) for name in VERDICTS},
         "flags": dict(Counter(flag for a in group for flag in a["flags"]).most_common()),
+        "tasks": {name: found for name in TASK_VERDICTS if (found := sum(bool(a["task"] and a["task"]["verdict"] == name) for a in group))},
         "instruction_blind": sum(len(flag.members) for flag in instruction_blind(items)),
         "identical": _identical(items),
     }

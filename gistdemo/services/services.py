@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,34 @@ from gistdemo.grid import Cell, CompareRequest, Snapshot
 from gistdemo.jobs.kinds import EVALUATE, KINDS, TRAIN
 from gistdemo.jobs.queue import Jobs
 from gistdemo.jobs.record import Job
+from gistdemo.judge.judge import load_judge
+from gistdemo.metrics import Assessment, Task, assess
+from gistdemo.prompts import Example
+from gistdemo.results.answer import Answer, Generated, judged
 from gistdemo.results.evaluation import Evaluation, Results, find_evaluations
-from gistdemo.results.imported import import_results
+from gistdemo.results.imported import Foreign, import_results, read_foreign
 from gistdemo.services.caller import Caller
 from gistdemo.services.places import resolve
 from gistdemo.settings import Settings
 from gistdemo.train.config import TrainConfig
 
 Compared = tuple[CompareRequest, tuple[Cell, ...]]  # a finished comparison
+MOST_JUDGED = 500  # answers of an import that are asked whether they are about what was asked
 PLACES = ("data", "validation", "held_out", "backbone", "checkpoints")  # fields of settings that may name files or folders
 
 
 class Services:
     """One installation. Methods are told who asks (`caller`); what they raise is for people to read.
 
-    pool: where models come from. jobs: the queue of background jobs.
+    pool: where models come from. jobs: the queue of background jobs. judge: tells answers about what was asked from others; None: there is
+    none.
     """
 
     def __init__(self, settings: Settings, pool: ModelPool | None = None, jobs: Jobs | None = None):
         self.settings = settings
         self.pool = pool or ModelPool(settings)
         self.jobs = jobs or Jobs(settings.runs_dir)
+        self.judge = load_judge(self.pool, settings)
         self._sources = ExampleSources(settings)
         self._added: list[ModelRow] = []
 
@@ -97,7 +104,7 @@ class Services:
         """
         self._check_offered(request.checkpoints, caller)
         kept = reusable(earlier[1], earlier[0], request) if earlier else ()
-        yield from compare(request, self.pool, stop or threading.Event(), kept=kept)
+        yield from compare(request, self.pool, stop or threading.Event(), kept=kept, judge=self.judge)
 
     def start_training(self, config: TrainConfig, caller: Caller) -> Job:
         """Queue a training run.
@@ -184,7 +191,23 @@ class Services:
             raise UsageError("No path is given. Type the path of a folder, a .zip or a .csv file.")
         source = Path(resolve(typed, caller, self.settings))
         folder = self.settings.evaluations_dir / _free_name(source.stem, self.settings.evaluations_dir)
-        return Evaluation(folder.name, folder, import_results(source, folder, source.name))
+        return Evaluation(folder.name, folder, import_results(source, folder, source.name, self._on_task))
+
+    def judge_outputs(self, path: Path, caller: Caller) -> tuple[Foreign, list[Answer]]:
+        """Judge every output in a file as an import does, and keep nothing. Raises: UsageError: see `resolve`. DataError: see `read_foreign`."""
+        found = read_foreign(Path(resolve(str(path), caller, self.settings)), path.stem)
+        return found, judged(found.generated, found.examples, self._on_task(found.generated, found.examples, len(found.generated)))
+
+    def judge_text(self, example: Example, text: str) -> Assessment:
+        """Everything that can be said of any text as an answer to an example."""
+        return assess(text, example, task=self.judge.judge(example, text) if self.judge and self.judge.is_at_hand() else None)
+
+    def _on_task(self, answers: Sequence[Generated], examples: Sequence[Example], most: int = MOST_JUDGED) -> list[Task | None]:
+        """Whether the first `most` answers are about what was asked: it takes a fraction of a second each."""
+        if self.judge is None or not self.judge.is_at_hand():
+            return []
+        asked = [self.judge.judge(examples[answer["row"]], answer["text"]) for answer in answers[:most]]
+        return asked + [None] * (len(answers) - len(asked))
 
     # --- rules --------------------------------------------------------------------------------------------------------
 

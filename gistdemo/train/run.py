@@ -23,7 +23,7 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_row, list_checkpoints
 from gistdemo.checkpoint.store import describe, save_checkpoint
 from gistdemo.errors import TrainingError
-from gistdemo.evaluate.judge import judge
+from gistdemo.evaluate.recoveries import all_recoveries
 from gistdemo.memory import keep_freed_memory
 from gistdemo.model.embedded import EMBEDDED
 from gistdemo.prompts import template_for
@@ -159,7 +159,7 @@ def _write_metrics(run_dir: Path, manifest: Manifest) -> None:
 def _judge(folder: Path, held: dict[str, Any], config: TrainConfig, settings: Settings) -> None:
     """Measure the saved checkpoint and write the figures into its manifest and card."""
     base, loaded = ModelPool(settings).row(find_row(str(folder), settings))
-    figures = judge(base, loaded, held, config.ks, config.answer_tokens, settings)
+    figures = all_recoveries(base, loaded, held, config.ks, config.answer_tokens, settings)
     manifest = read_manifest(folder)
     manifest = dataclasses.replace(manifest, recovery=manifest.recovery | figures)
     describe(folder, manifest, write_card(manifest))

@@ -364,8 +364,11 @@ def _shown(
 
 def _summary(snapshot: Snapshot) -> str:
     """One sentence about a finished grid."""
-    verdicts = [c.diagnosis.verdict for c in snapshot.cells if c.diagnosis]
+    found = [c.diagnosis for c in snapshot.cells if c.diagnosis]
+    verdicts = [one.verdict for one in found]
     counts = [f"{verdicts.count(v)} {v}" for v in ("healthy", "warning", "degenerate") if v in verdicts]
+    if any(one.task for one in found):
+        counts = [f"{sum(one.answers for one in found)} of {len(found)} healthy and on task", *counts]
     failed = sum(1 for c in snapshot.cells if c.error)
     counts += [f"{failed} failed"] if failed else []
     return f"{snapshot.message}: {', '.join(counts) or 'nothing generated'}"

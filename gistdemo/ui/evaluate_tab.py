@@ -27,12 +27,13 @@ from gistdemo.metrics import MAIN
 from gistdemo.present import figures, job_cards, panels, tables
 from gistdemo.present.answer_table import COLUMNS, ORDERS, Filter, answer_rows
 from gistdemo.present.markdown import markdown_table
-from gistdemo.present.markup import MARKS
+from gistdemo.present.markup import MARKS, TASK_MARKS
 from gistdemo.present.report import html_report
 from gistdemo.results.answer import Answer
 from gistdemo.results.evaluation import RESULTS_FILE, Evaluation, export
 from gistdemo.results.references import reference_table
 from gistdemo.services import Caller, Services
+from gistdemo.ui.judge_box import JudgeBox
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 2.0
@@ -41,6 +42,7 @@ PICTURES: dict[str, Callable[[EvaluateTab, Evaluation, str | None, int], Any]] =
     MAIN.label: lambda tab, found, checkpoint, k: figures.score_bars(found.results, k or None),
     "Quality by k": lambda tab, found, checkpoint, k: figures.quality_by_k(found.results),
     "Recovery by k": lambda tab, found, checkpoint, k: figures.recovery_by_k(found.results),
+    "On task": lambda tab, found, checkpoint, k: figures.task_shares(found.results, k or None),
     "Verdicts": lambda tab, found, checkpoint, k: figures.verdict_shares(found.results, k or None),
     "By length": lambda tab, found, checkpoint, k: figures.score_by_length(tab.answers(found)[0], checkpoint, k),
     "Gist against full": lambda tab, found, checkpoint, k: figures.gist_against_full(*tab.answers(found), checkpoint, k),
@@ -79,6 +81,7 @@ class EvaluateTab:
         with gr.Row(equal_height=False, elem_classes="gd-top"):
             with gr.Column(scale=4, min_width=320, elem_classes="gd-form"):
                 self._form()
+                JudgeBox(self.services).build(status)
             with gr.Column(scale=8, min_width=340):
                 self._results()
         self.view = gr.Radio(list(tables.VIEWS), value="Overview", label="Columns", show_label=False, container=False, elem_id="gd-ev-view")
@@ -112,12 +115,13 @@ class EvaluateTab:
             self.resume = gr.Button("Resume", size="sm", elem_id="gd-ev-resume")
         with gr.Accordion("Import results of others", open=False):
             gr.Markdown(
-                "A .zip with any of `metrics.json`, `eval_results.json`, `sample_outputs.json`, or a .csv with the columns `x`, `y_pred`, "
-                "`y_true`. Our metrics and flags run over them, and what looks wrong is said."
+                "A .zip with any of `metrics.json`, `eval_results.json`, `sample_outputs.json`, a .csv with the columns `x`, `y_pred`, "
+                "`y_true`, or a .jsonl of objects with `instruction`, `text`, `input`, `reference`. Our metrics run over them, and say what looks wrong."
             )
-            self.upload = gr.UploadButton("Upload .zip or .csv", file_types=[".zip", ".csv"], size="sm", elem_id="gd-ev-upload")
+            kinds = [".zip", ".csv", ".jsonl"]
+            self.upload = gr.UploadButton("Upload .zip, .csv or .jsonl", file_types=kinds, size="sm", elem_id="gd-ev-upload")
             self.path = gr.Textbox(
-                label="or path of a folder, .zip or .csv", max_lines=1, visible=self.caller.is_local, elem_id="gd-ev-path"
+                label="or path of a folder, .zip, .csv or .jsonl", max_lines=1, visible=self.caller.is_local, elem_id="gd-ev-path"
             )
             self.load = gr.Button("Import", size="sm", visible=self.caller.is_local, elem_id="gd-ev-import")
 
@@ -142,7 +146,7 @@ class EvaluateTab:
             self.of_checkpoint = gr.Dropdown([], label="Checkpoint", elem_id="gd-ev-of", min_width=120)
             self.of_condition = gr.Dropdown([], label="Condition", elem_id="gd-ev-condition", min_width=110)
             self.of_k = gr.Dropdown([], label="k", elem_id="gd-ev-k", min_width=70)
-            self.verdict = gr.Dropdown(["any verdict", *MARKS], value="any verdict", label="Verdict", min_width=110)
+            self.verdict = gr.Dropdown(["any verdict", *MARKS, *TASK_MARKS], value="any verdict", label="Verdict", min_width=110)
             self.order = gr.Dropdown(list(ORDERS), value=next(iter(ORDERS)), label="Order", elem_id="gd-ev-order", min_width=150)
             self.find = gr.Textbox(label="Search in texts and flags", max_lines=1, elem_id="gd-ev-find", min_width=160)
         heads, kinds, widths = (list(part) for part in zip(*COLUMNS, strict=True))

@@ -12,7 +12,7 @@ from gistdemo.results.evaluation import Recoveries
 from gistdemo.settings import Settings
 
 
-def judge(
+def all_recoveries(
     base: LoadedBackbone,
     loaded: LoadedCheckpoint,
     held: Mapping[str, Sequence[Judged]],
