@@ -46,7 +46,8 @@ def rows() -> list[dict[str, Any]]:
 
 
 def _verdict(degenerate: bool) -> dict[str, Any]:
-    return {"verdict": "degenerate", "flags": ["F3"]} if degenerate else {"verdict": "healthy", "flags": []}
+    task = {"verdict": "off task" if degenerate else "on task", "gain": 0.5, "rank": 1, "of": 6, "reason": "", "judge": "base-joint"}
+    return {"verdict": "degenerate" if degenerate else "healthy", "flags": ["F3"] if degenerate else [], "task": task}
 
 
 def results() -> dict[str, Any]:
@@ -88,6 +89,7 @@ def _entry(checkpoint: str, condition: str, k: int, scores: tuple[float, ...]) -
         "paired": paired,
         "verdicts": {"healthy": 4 - bad, "warning": 0, "degenerate": bad},
         "flags": {"F3": bad} if bad else {},
+        "tasks": {"on task": 4 - bad, "off task": bad},
         "instruction_blind": 4 if condition == "blind" else 0,
         "identical": None,
         "prompt_tokens": 20.5,

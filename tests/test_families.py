@@ -22,7 +22,8 @@ from gistdemo.errors import BackboneError, UsageError
 from gistdemo.generation import Sampling
 from gistdemo.grid import CompareRequest
 from gistdemo.model import backbone as backbones
-from gistdemo.model.architecture import attention_of, check_architecture
+from gistdemo.model.architecture import check_architecture
+from gistdemo.model.attention import attention_of
 from gistdemo.model.backbone import load
 from gistdemo.model.gist_model import GistModel
 from gistdemo.model.lora_targets import ALL_LINEAR, ATTENTION, choose_targets

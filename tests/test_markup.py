@@ -57,7 +57,8 @@ def test_foreign_text_adds_no_element_to_jobs_nor_to_tables():
             "verdict": "healthy",
             "flags": ["F1" + end],
         }
-        answer |= {"text": "said" + end, "findings": []}
+        task = {"verdict": "unsure", "gain": 0.1, "rank": 2, "of": 6, "reason": "because" + end, "judge": "one" + end}
+        answer |= {"text": "said" + end, "findings": [], "task": task}
         job = Job("id" + end, "train", "title" + end, {}, state="failed", cause="cause" + end)
         sample = {"instruction": "Say" + end, "input": "this" + end, "condition": "full" + end, "text": "said" + end, "verdict": "warning"}
         parts = [tables.figures(results, view) for view in tables.VIEWS]

@@ -54,7 +54,7 @@ def test_the_page_needs_no_other_file_and_carries_plotly_once(html, page):
     assert "default-src 'none'" in html and not re.search(r"@import|url\(", html.partition("</style>")[0])
     assert sum(len(script) > 1_000_000 for script in page.scripts) == 1
     # four figures of the whole, two of each checkpoint
-    assert sum('Plotly.newPlot("figure-' in " ".join(script.split()).replace("( ", "(") for script in page.scripts) == 8
+    assert sum('Plotly.newPlot("figure-' in " ".join(script.split()).replace("( ", "(") for script in page.scripts) == 9
     assert html.count('id="figure-1"') == html.count('id="figure-8"') == 1
 
 
@@ -68,7 +68,7 @@ def test_the_same_results_give_the_same_page(html):
 
 
 def test_the_page_shows_numbers_with_their_interval_and_count(page):
-    assert "Gist 4 4 31.2 [29.2, 33.2] – – – 75 % 3 0 % 0 25 % 1 20.5 – 0.88 swapped -0.25" in page.words
+    assert "Gist 4 4 31.2 [29.2, 33.2] – – – 75 % 3 0 % 0 25 % 1 75 % 3 20.5 – 0.88 swapped -0.25" in page.words
     assert "Gist 4 4 32.2 [31.2, 33.2] – 31.2 [29.2, 33.2] –" in page.words and "– -3.8 [-15.0, +6.2] 0.88 swapped -0.25 –" in page.words
     assert "Gist 1 4 16.0 [15.0, 17.0] – 15.0 [13.0, 17.0] – – – – –" in page.words, "no recovery without its control"
 
@@ -92,8 +92,8 @@ def test_imported_results_are_not_called_greedy_nor_reproducible():
 
 
 def test_verdicts_and_flags_are_counted_and_explained(page):
-    assert "Gist 4 4 75 % 3 0 % 0 25 % 1 0 F3 1 Truncated" in page.words
-    assert "Blind gist 4 4 100 % 4 0 % 0 0 % 0 4 –" in page.words, "F7 is counted over the set"
+    assert "Gist 4 4 75 % 3 0 % 0 25 % 1 75 % 3 0 % 0 25 % 1 0 F3 1 Truncated" in page.words
+    assert "Blind gist 4 4 100 % 4 0 % 0 0 % 0 100 % 4 0 % 0 0 % 0 4 –" in page.words, "F7 is counted over the set"
     assert all(f"{kind.code} {kind.words}: {kind.more}" in page.words for kind in FLAGS)
 
 
@@ -102,7 +102,7 @@ def test_best_and_worst_rows_are_shown_with_all_their_texts(page):
     best, worst = joint.split("Where the gist loses most against the full prompt")
     assert "Row 1 ROUGE-L +10.0 Instruction List three primary colours. Reference reference 0" in best and "Row 4" not in best
     assert worst.index("Row 4 ROUGE-L -20.0") < worst.index("Row 2 ROUGE-L -5.0") and "Row 3 " not in joint
-    assert "Full 20.0 ● healthy joint full 0 says 3 Gist 0.0 ■ degenerate joint gist 4 says 3" in worst
+    assert "Full 20.0 ● healthy ✓ on task joint full 0 says 3 Gist 0.0 ■ degenerate ✗ off task joint gist 4 says 3" in worst
 
 
 def test_the_page_says_how_to_reproduce_it(page):
@@ -168,7 +168,7 @@ def test_the_table_of_a_terminal_has_verdicts_and_flags_on_one_line():
     results["answers"][2] |= {"checkpoint": "a | b", "flags": {"F3": 1, "F6": 2}, "kv_bytes": 2048}
     heads, _, _, _, line, *_ = flags_table(results).splitlines()
     assert heads.startswith("| checkpoint | condition | k | n | ROUGE-L | normalised | own full |") and heads.endswith("| answers with |")
-    assert line.startswith("| a \\| b | gist | 4 | 4 | 31.2 [29.2, 33.2] | - | - | - | 75 % 3 | 0 % 0 | 25 % 1 | 20.5 | 2 | -")
+    assert line.startswith("| a \\| b | gist | 4 | 4 | 31.2 [29.2, 33.2] | - | - | - | 75 % 3 | 0 % 0 | 25 % 1 | 75 % 3 | 20.5 | 2 | -")
     assert line.endswith("| 0 | F3 1, F6 2 |")
 
 
