@@ -10,10 +10,12 @@ docs/METHOD.md the table and docs/judge.svg. --dry-run: bounds as they are, noth
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,7 +26,7 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import find_row
 from gistdemo.data.alpaca import instruction_mark, read_marks, read_rows, rows_digest
 from gistdemo.errors import PromptError
-from gistdemo.files import write_text
+from gistdemo.files import write_json, write_text
 from gistdemo.judge.calibration import Calibration, digest_of
 from gistdemo.judge.judge import Judge
 from gistdemo.memory import keep_freed_memory
@@ -35,8 +37,8 @@ from gistdemo.settings import PROJECT_DIR, Settings
 CHECKPOINT, PRECISION, TOKENS, VOCABULARY, INPUT_CHARACTERS = "base-joint", "fast", 23, 32_768, 1200
 INSTRUCTIONS, PROMPTS = (35, 109, 117, 136, 153), (1, 107, 145, 153, 161)  # numbers of embedded examples
 LEAST_WORDS = 4  # of an answer to another question: shorter ones answer many
-REFERENCES_OFF, SWAPPED_ON = 0.005, 0.025  # shares that the bounds leave on the wrong side of --calibrate
-INSTRUCTION_OFF, INSTRUCTION_UNSURE = 0.005, 0.05  # of references with input
+REFERENCES_OFF, SWAPPED_ON = 0.01, 0.025  # shares that the bounds leave on the wrong side of --calibrate
+INSTRUCTION_OFF, INSTRUCTION_UNSURE = 0.01, 0.05  # of references with input
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,13 @@ class Pair:
     other: Likelihoods
 
 
-def measure(judge: Judge, examples: list[Example], name: str) -> list[Pair]:
+def measure(judge: Judge, examples: list[Example], name: str, work: Path) -> list[Pair]:
+    """work: folder that keeps what was measured with these prompts."""
+    key = hashlib.sha256(repr((replace(judge.calibration, bounds=()), rows_digest(examples))).encode()).hexdigest()[:16]
+    kept = work / f"{key}.json"
+    if kept.exists():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        return [Pair(one["has_input"], Likelihoods(**one["own"]), Likelihoods(**one["other"])) for one in found]
     drawn, pairs = random.Random(0), []
     long = [e for e in examples if len(e.output.split()) >= LEAST_WORDS]
     for number, example in enumerate(examples):
@@ -59,6 +67,8 @@ def measure(judge: Judge, examples: list[Example], name: str) -> list[Pair]:
             print(f"{name}, row {number + 1} left out: {error}")
         if number % 100 == 99:
             print(f"{name}: {number + 1} of {len(examples)}", flush=True)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(kept, [asdict(pair) for pair in pairs])
     return pairs
 
 
@@ -108,7 +118,7 @@ def draw(sets: dict[str, list[Pair]], bounds: Bounds, path: Path) -> None:
         return left + (value - shown[0]) / (shown[1] - shown[0]) * width
 
     for n, (name, pairs) in enumerate(sets.items()):
-        top = 30 + n * (height + 50)
+        top = 40 + n * (height + 50)
         parts.append(f'<text x="{left}" y="{top - 8}" font-weight="600">{name}</text>')
         for which, colour, words in (("own", "#2a9d74", "its own reference"), ("other", "#c0262e", "another row's")):
             counts, _ = np.histogram(np.clip([getattr(p, which).contrasts[0] for p in pairs], *shown), edges)
@@ -124,9 +134,9 @@ def draw(sets: dict[str, list[Pair]], bounds: Bounds, path: Path) -> None:
         ticks = "".join(f'<text x="{x(v):.1f}" y="{top + height + 14}" text-anchor="middle">{v}</text>' for v in range(-8, 15, 4))
         parts.append(f'<line x1="{left}" y1="{top + height}" x2="{left + width}" y2="{top + height}" stroke="#8d8778"/>{ticks}')
     legend = '<text x="40" y="14"><tspan fill="#2a9d74">own reference</tspan> <tspan fill="#c0262e">another row\'s</tspan></text>'
-    tall = 30 + len(sets) * (height + 50)
+    tall = 40 + len(sets) * (height + 50)
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 60} {tall}" font-family="sans-serif" font-size="11">'
-    write_text(path, f'{svg}<rect width="100%" height="100%" fill="#fffdf8"/>{legend if not sets else ""}{"".join(parts)}</svg>\n')
+    write_text(path, f'{svg}<rect width="100%" height="100%" fill="#fffdf8"/>{legend}{"".join(parts)}</svg>\n')
 
 
 def main() -> None:
@@ -135,6 +145,9 @@ def main() -> None:
     parser.add_argument("--check", required=True)
     parser.add_argument("--held-out", required=True)
     parser.add_argument("--rows", type=int, default=0, help="of each file; 0: all")
+    parser.add_argument(
+        "--work", type=Path, default=PROJECT_DIR / "runs" / "judge", help="folder that keeps likelihoods, so that bounds can be tried"
+    )
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args()
     keep_freed_memory()
@@ -160,7 +173,7 @@ def main() -> None:
     if args.rows:
         examples = {name: found[: args.rows] for name, found in examples.items()}
     judge = Judge(ModelPool(settings), settings, calibration)
-    sets = {name: measure(judge, found, name) for name, found in examples.items()}
+    sets = {name: measure(judge, found, name, args.work) for name, found in examples.items()}
     if not args.dry_run:
         calibration = replace(calibration, bounds=bounds_of(sets["calibration"]))
     digests = ", ".join(f"{name} {rows_digest(found)[7:19]}" for name, found in examples.items())

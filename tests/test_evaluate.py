@@ -291,7 +291,7 @@ def record(condition: str, row: int, text: str, **more):
     numbers = {"tokens": 3, "prompt_tokens": 10, "instruction_tokens": 5, "kept_tokens": 4}
     scores = {"scores": scores_of(text, SUMMED[row].output)}
     return (
-        {"checkpoint": "x", "condition": condition, "k": k, "row": row, "text": text, "verdict": "healthy", "flags": []}
+        {"checkpoint": "x", "condition": condition, "k": k, "row": row, "text": text, "verdict": "healthy", "flags": [], "task": None}
         | numbers
         | scores
         | more

@@ -7,12 +7,12 @@ and nothing is stripped from decoded text: the engine reports new ids only. Lett
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar, get_args
 
 import torch
 
-from gistdemo.generation import Precision, RowReady, Sampling, TokenEvent
+from gistdemo.generation import LIVE, Precision, RowReady, Sampling, TokenEvent
 from gistdemo.memory import return_freed_memory
 from gistdemo.model.answering import EngineRow, Request
 from gistdemo.model.batch import COMPUTE, Batch
@@ -20,6 +20,8 @@ from gistdemo.model.gist_model import GistModel
 from gistdemo.model.gist_store import GistStore
 from gistdemo.model.packed import computing
 from gistdemo.model.threads import send_home
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -32,6 +34,17 @@ class Engine:
     def prepare(self, precision: Precision) -> None:
         """Make what answers of this precision need, so that the first one need not wait for it."""
         COMPUTE.submit(self._prepare, precision).result()
+
+    def apart(self, work: Callable[..., T], *given: Any) -> T:
+        """Compute something else with the model, between the steps of answers, and return it."""
+        return COMPUTE.submit(self._apart, work, *given).result()
+
+    def _apart(self, work: Callable[..., T], *given: Any) -> T:
+        try:
+            with computing(LIVE):
+                return work(*given)
+        finally:
+            send_home()
 
     @torch.inference_mode()
     def _prepare(self, precision: Precision) -> None:

@@ -11,6 +11,7 @@ from gistdemo.checkpoint.registry import ModelRow
 from gistdemo.grid import Cell, Snapshot
 from gistdemo.metrics import Assessment, Flag, TaskVerdict, Verdict
 from gistdemo.present.markup import draw
+from gistdemo.results.divergence import Divergence
 
 
 def empty_grid() -> Markup:
@@ -37,6 +38,18 @@ def card(cell: Cell) -> Markup:
     if cell.status == "done" and cell.note and not cell.error:
         return draw("cells.absent", cell)
     return draw("cells.card", cell, _state(cell), highlight(cell.text, found.flags if found else ()))
+
+
+STEPS = (0.1, 0.5, 1.5, 3.0)  # nats, from which on a token is coloured one step deeper
+
+
+def diverging(found: Sequence[Divergence], problems: Sequence[str], shown: dict[str, ModelRow]) -> Markup:
+    """Each full answer under the other conditions, its tokens coloured by how far the condition leads away from them."""
+    lines: dict[str, list[tuple[Divergence, list[tuple[str, int, float, float]]]]] = {}
+    for one in found:
+        tokens = [(t, sum(kl >= step for step in STEPS), kl, d) for t, kl, d in zip(one.tokens, one.kl, one.difference, strict=True)]
+        lines.setdefault(one.checkpoint, []).append((one, tokens))
+    return draw("cells.diverging", [(shown.get(name), name, each) for name, each in lines.items()], problems)
 
 
 def judged(text: str, found: Assessment) -> Markup:

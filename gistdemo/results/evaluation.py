@@ -225,11 +225,13 @@ def table(rows: Sequence[Answer], examples: Sequence[Mapping[str, str]]) -> Data
     """All answers with their instructions and references, one line each, as a pandas DataFrame."""
     import pandas
 
-    inner = ("scores", "findings", "facts", "blind")
+    inner = ("scores", "findings", "facts", "blind", "task")
     lines = []
     for row in rows:
         line = {key: value for key, value in row.items() if key not in inner} | {"flags": " ".join(row["flags"])}
         texts = {name: examples[row["row"]][name] for name in ("instruction", "input", "output")}
+        task = {name: row["task"][name] if row["task"] else None for name in ("verdict", "gain", "rank")}
+        line |= {"task": task["verdict"], "task_gain": task["gain"], "task_rank": task["rank"]}
         lines.append(line | dict.fromkeys(SCORES) | row["scores"] | texts)
     return pandas.DataFrame(lines).rename(columns={"text": "answer", "output": "reference"})
 

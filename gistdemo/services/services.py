@@ -16,7 +16,7 @@ from gistdemo.checkpoint.registry import ModelRow, find_checkpoint, find_row, li
 from gistdemo.compare import compare, reusable
 from gistdemo.data.alpaca import Rows, read_rows
 from gistdemo.data.examples import OWN_EXAMPLES, ExampleSources, Listed
-from gistdemo.errors import UsageError
+from gistdemo.errors import GistDemoError, UsageError, one_line
 from gistdemo.evaluate.request import EvaluationRequest
 from gistdemo.grid import Cell, CompareRequest, Snapshot
 from gistdemo.jobs.kinds import EVALUATE, KINDS, TRAIN
@@ -26,6 +26,7 @@ from gistdemo.judge.judge import load_judge
 from gistdemo.metrics import Assessment, Task, assess
 from gistdemo.prompts import Example
 from gistdemo.results.answer import Answer, Generated, judged
+from gistdemo.results.divergence import Divergence
 from gistdemo.results.evaluation import Evaluation, Results, find_evaluations
 from gistdemo.results.imported import Foreign, import_results, read_foreign
 from gistdemo.services.caller import Caller
@@ -105,6 +106,30 @@ class Services:
         self._check_offered(request.checkpoints, caller)
         kept = reusable(earlier[1], earlier[0], request) if earlier else ()
         yield from compare(request, self.pool, stop or threading.Event(), kept=kept, judge=self.judge)
+
+    def divergences(self, compared: Compared, caller: Caller) -> tuple[list[Divergence], list[str]]:
+        """Where each condition of a finished comparison leaves the answer of the full prompt; and, in sentences, of which row that cannot
+        be told."""
+        from gistdemo.evaluate.divergence import divergences
+
+        request, cells = compared
+        self._check_offered(request.checkpoints, caller)
+        found: list[Divergence] = []
+        problems = []
+        answers = {cell.checkpoint: cell.text for cell in cells if cell.condition == "full" and cell.text.strip() and not cell.error}
+        for name in request.checkpoints:
+            others = [
+                c for c in request.conditions if c != "full" and any((n.checkpoint, n.condition) == (name, c) and not n.note for n in cells)
+            ]
+            if name not in answers or not others:
+                problems.append(f"{name}: there is no answer of the full prompt to hold another against")
+                continue
+            try:
+                base, loaded = self.pool.row(find_row(name, self.settings))
+                found += base.engine.apart(divergences, base, loaded, request.example, others, request.k, answers[name])
+            except GistDemoError as error:
+                problems.append(f"{name}: {one_line(error)}")
+        return found, problems
 
     def start_training(self, config: TrainConfig, caller: Caller) -> Job:
         """Queue a training run.

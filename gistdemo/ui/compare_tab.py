@@ -111,6 +111,9 @@ class CompareTab:
         self.changes = gr.HTML("", elem_id="gd-changes", padding=False)  # page.js takes them over into the grid
         with gr.Accordion("What the model sees: every prompt token and what became of it", open=False, elem_id="gd-seen"):
             self.seen = gr.HTML(cells.seen_by_model(Snapshot((), "", None, True)), padding=False)
+        with gr.Accordion("Where each condition leaves the full prompt's answer", open=False, elem_id="gd-leaves"):
+            self.leave = gr.Button("Read the full answers under every condition", size="sm", elem_id="gd-leave")
+            self.left = gr.HTML("", padding=False, elem_id="gd-left")
         with gr.Row(elem_classes="gd-after"):
             self.export = gr.DownloadButton("Download as JSON", size="sm", interactive=False, elem_id="gd-export")
             self.link = gr.Button("Copy link to this comparison", size="sm", elem_id="gd-link")
@@ -223,6 +226,7 @@ class CompareTab:
         gr.on([self.go.click, self.instruction.submit], self.run, self.widgets(), watched, **heavy)
         self._run_arguments = {"fn": self.run, "inputs": self.widgets(), "outputs": watched, **heavy}
         self.k.release(self.rerun, [self.last, *self.widgets()], watched, trigger_mode="multiple", **heavy)
+        self.leave.click(self.leaving, self.last, [self.left, status], **heavy)
         self.stop.click(self.stop_running, None, status, **quick)
         self.link.click(None, self.widgets(), None, js="gistdemoCopyLink", api_visibility="private")
 
@@ -348,6 +352,16 @@ class CompareTab:
             yield _shown(status=line)
         finally:
             self.running.finish(page, stop)
+
+    def leaving(self, last: Compared | None) -> tuple[Any, Any]:
+        """Where each condition of the last comparison leaves the answer of the full prompt."""
+        if last is None:
+            return SKIP, panels.status("Compare something first", kind="error")
+        try:
+            found, problems = self.services.divergences(last, self.caller)
+        except GistDemoError as error:
+            return SKIP, panels.status(one_line(error), kind="error")
+        return cells.diverging(found, problems, {row.name: row for row in self.services.rows()}), SKIP
 
     def stop_running(self, page: gr.Request) -> str:
         if not self.running.stop(str(page.session_hash)):
