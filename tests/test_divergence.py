@@ -105,5 +105,5 @@ def test_the_shipped_judge_tells_an_answer_from_one_to_another_question(shipped)
             "How should I clean a cast iron pan after cooking?",
         )
     }
-    assert list(verdicts.values())[0] == "on task" and list(verdicts.values())[1] == "off task", verdicts
-    assert list(verdicts.values())[2] != "on task" and list(verdicts.values())[3] == "off task", verdicts
+    right, diet, pet, echo = verdicts.values()
+    assert (right, diet, echo) == ("on task", "off task", "off task") and pet != "on task", verdicts
