@@ -36,7 +36,7 @@ def divergences(
 
     Raises: CheckpointError: a condition that needs a gist, and there is none of that size. PromptError: see `PromptEncoder.encode`.
     """
-    ids = loaded.encoder.answer_ids(answer, MOST)
+    ids = loaded.encoder.answer_ids(answer, MOST + 1)[:-1]  # without the end: it may have been cut
     tokens = tuple(base.tokenizer.decode([one]) for one in ids)
     full = _hidden(base, loaded, _known(base, loaded, example, "full", k), ids)
     found = []
