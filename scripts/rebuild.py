@@ -106,8 +106,10 @@ def judge_shipped(settings: Settings, work: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     answers = [answer | timing for answer, timing in zip(before.rows(), read(place / TIMINGS_FILE), strict=True)]
     found = judged(answers, examples, judge_answers(judge, answers, examples, folder))
+    order = {(e["checkpoint"], e["condition"], e["k"]): n for n, e in enumerate(before.results["answers"])}
+    entries = sorted(summarise(found, examples), key=lambda e: order[e["checkpoint"], e["condition"], e["k"]])
     write_lines(place / ROWS_FILE, map(without_timings, found))
-    write_json(place / RESULTS_FILE, {**before.results, "answers": summarise(found, examples)})
+    write_json(place / RESULTS_FILE, {**before.results, "answers": entries})
 
 
 def put_in_place(source: Path, place: Path, name: str, with_answers: bool) -> None:
