@@ -57,6 +57,18 @@
   }
   watchChanges();
 
+  // "This verdict is wrong": tells the server which cell is meant.
+  document.addEventListener("click", function (event) {
+    const card = event.target.matches(".gd-wrong") ? event.target.closest("article") : null;
+    const field = document.querySelector("#gd-wrong input, #gd-wrong textarea");
+    if (!card || !field) return;
+    const prototype = field.tagName === "TEXTAREA" ? HTMLTextAreaElement.prototype : HTMLInputElement.prototype;
+    Object.getOwnPropertyDescriptor(prototype, "value").set.call(field, JSON.stringify([card.dataset.checkpoint, card.dataset.condition, Date.now()]));
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    event.target.textContent = "Noted";
+    event.target.disabled = true;
+  });
+
   // A click on a point of the scatter of the Evaluate tab chooses that row, as a click in the table does.
   function choose(event) {
     const row = event.points.length ? event.points[0].customdata : undefined;

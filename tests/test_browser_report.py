@@ -50,7 +50,7 @@ def pages(browser, report):  # noqa: F811
 
 def test_every_figure_is_drawn_and_texts_are_shown_as_texts(pages):
     page = pages[1200]
-    assert page.locator(".js-plotly-plot").count() == 6
+    assert page.locator(".js-plotly-plot").count() == 7
     assert page.locator("a, img").count() == 0 and page.title().startswith("</script><img")
     page.locator("summary").first.click()
     assert page.locator(".row dd", has_text="</script><img src=x").first.is_visible()
@@ -59,11 +59,11 @@ def test_every_figure_is_drawn_and_texts_are_shown_as_texts(pages):
 
 def test_hovering_a_point_shows_the_instruction_as_text(pages):
     page = pages[1200]
-    point = page.locator("#figure-5 .scatterlayer .point").first
+    point = page.locator("#figure-6 .scatterlayer .point").first
     point.scroll_into_view_if_needed()
     box = point.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.locator("#figure-5 .hovertext", has_text="</script><img src=x onerror=").wait_for()
+    page.locator("#figure-6 .hovertext", has_text="</script><img src=x onerror=").wait_for()
 
 
 @pytest.mark.parametrize("width", [390, 1200])

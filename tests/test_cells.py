@@ -24,8 +24,8 @@ from gistdemo.prompts import Template
 from gistdemo.results.migrations import FORMAT
 from gistdemo.settings import PROJECT_DIR
 
-TAGS = set("div section header article h3 h4 h5 p span small b i strong dl dt dd ul li code mark table caption tr th td".split())
-ATTRIBUTES = {"class", "id", "title", "style", "dir", "tabindex", "role", "aria-live", "aria-hidden"}
+TAGS = set("button div section header article h3 h4 h5 p span small b i strong dl dt dd ul li code mark table caption tr th td".split())
+ATTRIBUTES = {"class", "id", "title", "type", "style", "dir", "tabindex", "role", "aria-live", "aria-hidden"}
 ATTRIBUTES |= {"data-checkpoint", "data-condition", "data-status", "data-finished"}
 
 

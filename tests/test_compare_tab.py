@@ -18,7 +18,8 @@ from gistdemo.model.embedded import EMBEDDED, GEMMA, SMOLLM2
 from gistdemo.prompts import Example
 from gistdemo.services import LOCAL, Caller, Services, visitor
 from gistdemo.ui.build import from_query
-from gistdemo.ui.compare_tab import CompareTab, Form, Running, _export, _summary
+from gistdemo.ui.compare_tab import CompareTab, Form, _export, _summary
+from gistdemo.ui.running import Running
 
 FIELDS = [field.name for field in dataclasses.fields(Form)]
 

@@ -20,7 +20,7 @@ from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.cli import main
 from gistdemo.compare import compare
 from gistdemo.conditions import CONDITIONS
-from gistdemo.errors import WorkStopped
+from gistdemo.errors import UsageError, WorkStopped
 from gistdemo.evaluate.tasks import judge_answers
 from gistdemo.generation import Sampling
 from gistdemo.grid import CompareRequest
@@ -32,8 +32,9 @@ from gistdemo.present.report import html_report
 from gistdemo.present.tables import row_detail
 from gistdemo.prompts import Example
 from gistdemo.results.answer import judged
+from gistdemo.results.imported import read_foreign
 from gistdemo.results.summary import summarise
-from gistdemo.services import LOCAL, Services
+from gistdemo.services import LOCAL, Services, visitor
 from gistdemo.settings import PROJECT_DIR, Settings
 
 BOUNDS = (Bounds(0.5, 1.5), Bounds(-1.0, -0.5))
@@ -80,6 +81,7 @@ def test_what_no_model_need_read():
     echo = "Describe in three words what the sea looks like at night."
     assert told_at_once(" \n", "Say hi.", "").verdict == "off task"
     assert told_at_once(echo, echo, "").verdict == "off task"
+    assert told_at_once("say HI", "Say hi.", "").verdict == "off task"
     assert told_at_once("Dark, wide, quiet.", echo, "") is None
     assert told_at_once("Repeat after me: hello world.", "Repeat after me: hello world.", "") is None, "it was asked to"
 
@@ -243,3 +245,21 @@ def test_judging_goes_on_where_it_stopped(tmp_path):
 def test_a_judgement_survives_json():
     task = judge_task(found(-14.0), BOUNDS, "me")
     assert Task(**json.loads(json.dumps(vars(task)))) == task and math.isfinite(task.gain)
+
+
+def test_a_verdict_that_somebody_finds_wrong_is_noted(settings, capsys):
+    """In a file that `judge` reads; for visitors of a public page it is not there."""
+    second = GivenJudge({"It may be.": "unsure"})
+    pool = ScriptedPool(write_two_checkpoints(settings), {("instruct", "gist"): "It may be."})
+    request = CompareRequest(ASKED, ("instruct",), ("full", "gist"), 4, Sampling(500))
+    *_, last = compare(request, pool, threading.Event(), judge=second)
+    services = Services(settings, pool)
+    path, count = services.dispute((request, last.cells), "instruct", "gist", LOCAL)
+    line = json.loads(path.read_text(encoding="utf-8"))
+    assert (count, line["text"], line["k"], line["task"]["verdict"], line["verdict"]) == (1, "It may be.", 4, "unsure", "healthy")
+    assert services.dispute((request, last.cells), "instruct", "full", LOCAL)[1] == 2
+    assert len(read_foreign(path, "noted").generated) == 2
+    with pytest.raises(UsageError, match="no judged answer of 'instruct' under 'none'"):
+        services.dispute((request, last.cells), "instruct", "none", LOCAL)
+    with pytest.raises(UsageError, match="only on your own machine"):
+        services.dispute((request, last.cells), "instruct", "gist", visitor())

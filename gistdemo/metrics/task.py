@@ -11,11 +11,12 @@ Relatives: domain-conditional PMI (Holtzman et al. 2021, arXiv 2104.08315), IFD 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gistdemo.metrics.flags import Answer
+from gistdemo.metrics.flags import ASKS_TO_REPEAT, Answer
 from gistdemo.metrics.repetition_checks import prompt_echo
 
 TaskVerdict = Literal["on task", "unsure", "off task"]
@@ -95,7 +96,8 @@ def told_at_once(text: str, instruction: str, given: str) -> Task | None:
     """The judgement of an answer that no model need read; None: one must. given: the input."""
     if not text.strip():
         return Task("off task", reason="there is no answer")
-    if any(flag.severity != "info" for flag in prompt_echo(Answer(text, instruction, given))):
+    echoes = prompt_echo(Answer(text, instruction, given))  # of longer answers; a short one repeats the instruction whole
+    if any(flag.severity != "info" for flag in echoes) or (_words(text) == _words(instruction) and not ASKS_TO_REPEAT.search(instruction)):
         return Task("off task", reason="it repeats the instruction instead of answering it")
     return None
 
@@ -110,3 +112,7 @@ def judged_part(text: str) -> str:
     if answer.loop is None:
         return text
     return text[: answer.words.characters(0, answer.loop.start + answer.loop.period)[1]]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())

@@ -280,7 +280,7 @@ def _from_csv(text: str, source: str, name: str) -> Foreign:
 
 
 def _from_lines(text: str, source: str, name: str) -> Foreign:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]  # splitlines() would cut texts at U+2028
     _limit(lines, source)
     found = Foreign()
     rows: dict[Example, int] = {}

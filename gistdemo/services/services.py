@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import threading
@@ -14,6 +15,7 @@ from gistdemo.checkpoint.archive import delete, pack, unpack
 from gistdemo.checkpoint.pool import ModelPool
 from gistdemo.checkpoint.registry import ModelRow, find_checkpoint, find_row, list_checkpoints, list_rows
 from gistdemo.compare import compare, reusable
+from gistdemo.conditions import CONDITIONS
 from gistdemo.data.alpaca import Rows, read_rows
 from gistdemo.data.examples import OWN_EXAMPLES, ExampleSources, Listed
 from gistdemo.errors import GistDemoError, UsageError, one_line
@@ -35,6 +37,7 @@ from gistdemo.settings import Settings
 from gistdemo.train.config import TrainConfig
 
 Compared = tuple[CompareRequest, tuple[Cell, ...]]  # a finished comparison
+DISPUTED = "disputed.jsonl"  # verdicts that somebody found wrong
 MOST_JUDGED = 500  # answers of an import that are asked whether they are about what was asked
 PLACES = ("data", "validation", "held_out", "backbone", "checkpoints")  # fields of settings that may name files or folders
 
@@ -130,6 +133,28 @@ class Services:
             except GistDemoError as error:
                 problems.append(f"{name}: {one_line(error)}")
         return found, problems
+
+    def dispute(self, compared: Compared, checkpoint: str, condition: str, caller: Caller) -> tuple[Path, int]:
+        """Note that a person finds the verdict of a cell wrong: a line in a file of this installation, as `judge` reads it. Returns the file and
+        how many lines it has now.
+
+        Raises: UsageError: the caller may not, or there is no such answer.
+        """
+        if not caller.is_local:
+            raise UsageError("Verdicts can be noted as wrong only on your own machine.")
+        request, cells = compared
+        cell = next((c for c in cells if (c.checkpoint, c.condition) == (checkpoint, condition) and c.diagnosis), None)
+        if cell is None:
+            raise UsageError(f"There is no judged answer of '{checkpoint}' under '{condition}' in this comparison. Compare again.")
+        asked = {"instruction": request.example.instruction, "input": request.example.input, "reference": request.example.output}
+        found = cell.to_dict(request.k if CONDITIONS[condition].depends_on_k else 0)
+        judged_as = {name: found[name] for name in ("verdict", "flags", "task")}
+        line = asked | {name: found[name] for name in ("checkpoint", "condition", "k", "text")} | judged_as
+        path = self.settings.data_dir / DISPUTED
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return path, path.read_text(encoding="utf-8").count("\n")
 
     def start_training(self, config: TrainConfig, caller: Caller) -> Job:
         """Queue a training run.

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from gistdemo.present import cells, panels
 from gistdemo.prompts import Example
 from gistdemo.results.comparison import Model
 from gistdemo.services import Caller, Compared, Services
+from gistdemo.ui.running import Running
 
 log = logging.getLogger(__name__)
 SHOWN_ROWS = 200  # rows of the table at a time; the search narrows them
@@ -33,44 +33,6 @@ Shown = tuple[Any, Any, Any, Any, Any, Any]  # grid, what has changed in it, tok
 PRECISIONS = [("exact: weights in fp32", "exact"), ("fast: weights in 16 bits", "fast")]  # on a CPU; on a GPU both are bf16
 SKIP: Any = gr.skip()
 OPENING = 73  # the embedded example in the form at the start: its first four tokens say nothing of its subject
-
-
-class Running:
-    """The comparison that each open page is watching, so that Stop and a newer request can end it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._events: dict[str, threading.Event] = {}
-
-    def start(self, page: str) -> threading.Event:
-        """End the page's earlier comparison and return the stop event of the new one."""
-        event = threading.Event()
-        with self._lock:
-            earlier, self._events[page] = self._events.get(page), event
-        if earlier:
-            earlier.set()
-        return event
-
-    def is_current(self, page: str, event: threading.Event) -> bool:
-        with self._lock:
-            return self._events.get(page) is event
-
-    def has(self, page: str) -> bool:
-        with self._lock:
-            return page in self._events
-
-    def stop(self, page: str) -> bool:
-        """Returns whether there was something to stop."""
-        with self._lock:
-            event = self._events.get(page)
-        if event:
-            event.set()
-        return event is not None
-
-    def finish(self, page: str, event: threading.Event) -> None:
-        with self._lock:
-            if self._events.get(page) is event:
-                del self._events[page]
 
 
 @dataclass(frozen=True)
@@ -117,6 +79,7 @@ class CompareTab:
         with gr.Row(elem_classes="gd-after"):
             self.export = gr.DownloadButton("Download as JSON", size="sm", interactive=False, elem_id="gd-export")
             self.link = gr.Button("Copy link to this comparison", size="sm", elem_id="gd-link")
+        self.wrong = gr.Textbox("", elem_id="gd-wrong", elem_classes="gd-hidden", container=False)  # page.js puts there which cell is meant
         self.last = gr.State(None)
         self._wire(status)
 
@@ -226,6 +189,7 @@ class CompareTab:
         gr.on([self.go.click, self.instruction.submit], self.run, self.widgets(), watched, **heavy)
         self._run_arguments = {"fn": self.run, "inputs": self.widgets(), "outputs": watched, **heavy}
         self.k.release(self.rerun, [self.last, *self.widgets()], watched, trigger_mode="multiple", **heavy)
+        self.wrong.input(self.dispute, [self.last, self.wrong], status, **quick)
         self.leave.click(self.leaving, self.last, [self.left, status], **heavy)
         self.stop.click(self.stop_running, None, status, **quick)
         self.link.click(None, self.widgets(), None, js="gistdemoCopyLink", api_visibility="private")
@@ -352,6 +316,19 @@ class CompareTab:
             yield _shown(status=line)
         finally:
             self.running.finish(page, stop)
+
+    def dispute(self, last: Compared | None, which: str) -> str:
+        """Note that somebody finds the verdict of a cell wrong. which: JSON, [checkpoint, condition, when]."""
+        try:
+            checkpoint, condition, _ = json.loads(which)
+            if last is None:
+                return panels.status("The comparison is not finished", kind="error")
+            path, count = self.services.dispute(last, str(checkpoint), str(condition), self.caller)
+        except GistDemoError as error:
+            return panels.status(one_line(error), kind="error")
+        except ValueError:
+            return panels.status("That is no cell of this page", kind="error")
+        return panels.status(f"Noted: {count} in {path}. `python -m gistdemo judge` reads that file")
 
     def leaving(self, last: Compared | None) -> tuple[Any, Any]:
         """Where each condition of the last comparison leaves the answer of the full prompt."""
