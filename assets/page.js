@@ -57,7 +57,7 @@
   }
   watchChanges();
 
-  // "This verdict is wrong": tells the server which cell is meant.
+  // "verdict wrong?": tells the server which cell is meant.
   document.addEventListener("click", function (event) {
     const card = event.target.matches(".gd-wrong") ? event.target.closest("article") : null;
     const field = document.querySelector("#gd-wrong input, #gd-wrong textarea");

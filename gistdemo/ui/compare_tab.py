@@ -189,7 +189,7 @@ class CompareTab:
         gr.on([self.go.click, self.instruction.submit], self.run, self.widgets(), watched, **heavy)
         self._run_arguments = {"fn": self.run, "inputs": self.widgets(), "outputs": watched, **heavy}
         self.k.release(self.rerun, [self.last, *self.widgets()], watched, trigger_mode="multiple", **heavy)
-        self.wrong.input(self.dispute, [self.last, self.wrong], status, **quick)
+        self.wrong.change(self.dispute, [self.last, self.wrong], status, **quick)
         self.leave.click(self.leaving, self.last, [self.left, status], **heavy)
         self.stop.click(self.stop_running, None, status, **quick)
         self.link.click(None, self.widgets(), None, js="gistdemoCopyLink", api_visibility="private")
