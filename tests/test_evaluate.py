@@ -10,6 +10,7 @@ from typing import get_type_hints
 
 import pandas
 import pytest
+from judges import GivenJudge
 from lab import EXAMPLES
 from lessons import ROWS as LEARNT
 from lessons import lesson, write_rows
@@ -25,6 +26,7 @@ from gistdemo.evaluate.answers import Subject, answer, batches, without_timings
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.evaluate.run import evaluate
 from gistdemo.files import read
+from gistdemo.metrics import Task
 from gistdemo.metrics.scores import scores_of
 from gistdemo.model.packed import FAST_KERNEL, Packed
 from gistdemo.present.markdown import flags_table
@@ -501,3 +503,24 @@ def test_a_precision_that_cannot_be_had_is_refused(made, settings, tmp_path, mon
         evaluate(dataclasses.replace(made, precision="fast"), tmp_path / "out", settings)
     with pytest.raises(UsageError, match="precision is 'half'; allowed are exact, fast"):
         dataclasses.replace(made, precision="half")
+
+
+def test_where_a_judge_is_at_hand_every_answer_is_judged_and_counts_as_work(made, settings, tmp_path, monkeypatch):
+    second, told = GivenJudge({}), []
+    monkeypatch.setattr(second, "judge", lambda example, text: Task("on task", 0.1, 1, 6, judge="given"))
+    monkeypatch.setattr("gistdemo.evaluate.run.load_judge", lambda pool, settings: second)
+    request = dataclasses.replace(made, recovery=False)
+    results = evaluate(request, tmp_path / "judged", settings, report=lambda done, of: told.append((done, of)))
+    assert all(entry["tasks"] == {"on task": entry["n"]} for entry in results["answers"])
+    work = batches(request, *_work_of(request, settings))
+    assert {of for _, of in told} == {sum(len(batch.prompts) + len(batch.keys()) for batch in work)}
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    monkeypatch.setattr(second, "judge", lambda example, text: pytest.fail("asked again"))
+    assert evaluate(request, tmp_path / "judged", settings)["answers"] == results["answers"], "what was judged is on file"
+    unasked = evaluate(dataclasses.replace(request, judge=False), tmp_path / "unasked", settings)
+    assert all(entry["tasks"] == {} for entry in unasked["answers"])
+
+
+def _work_of(request, settings):
+    one = subject(settings)
+    return evaluation_rows(request, [one.loaded.encoder])[0], [one]

@@ -32,13 +32,12 @@ from gistdemo.evaluate.recovery import Judged
 from gistdemo.evaluate.request import EvaluationRequest, evaluation_rows, model_name
 from gistdemo.evaluate.tasks import TASKS_FILE, judge_answers
 from gistdemo.files import recover, write_json, write_lines
-from gistdemo.judge.judge import load_judge
+from gistdemo.judge.judge import Judge, load_judge
 from gistdemo.memory import keep_freed_memory
-from gistdemo.metrics import Task
 from gistdemo.model.packed import fast_kernel
 from gistdemo.prompts import Example
 from gistdemo.results import earlier_format
-from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, Generated, judged
+from gistdemo.results.answer import EXAMPLES_FILE, ROWS_FILE, Answer, judged
 from gistdemo.results.evaluation import RESULTS_FILE, Asked, Recoveries, Results, new_results
 from gistdemo.settings import Settings
 
@@ -74,9 +73,11 @@ def evaluate(
         raise UsageError(f"None of {', '.join(s.name for s in subjects)} has a gist, so nothing would be measured. Add a condition.")
     _claim(folder, request, examples)
     judging = _judging(request, examples)
-    total = sum(len(batch.prompts) for batch in work) + judging * len(with_gist)
+    second, prompts = _second_judge(request, pool), sum(len(batch.prompts) for batch in work)
+    total = prompts + (sum(len(batch.keys()) for batch in work) if second else 0) + judging * len(with_gist)
     generated = answer(work, request.sampling(), folder, lambda done: report(done, total), should_stop)
-    answers = judged(generated, examples, _tasks(request, generated, examples, folder, pool, settings, should_stop))
+    tasks = judge_answers(second, generated, examples, folder, lambda done: report(prompts + done, total), should_stop) if second else []
+    answers = judged(generated, examples, tasks)
     write_lines(folder / ROWS_FILE, map(without_timings, answers))
     order = {key: n for n, key in enumerate((s.name, *setting) for s in subjects for setting in request.settings())}  # as asked for
     answers.sort(key=lambda a: (order[a["checkpoint"], a["condition"], a["k"]], a["row"]))
@@ -141,20 +142,10 @@ def _asked(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _tasks(
-    request: EvaluationRequest,
-    generated: Sequence[Generated],
-    examples: Sequence[Example],
-    folder: Path,
-    pool: ModelPool,
-    settings: Settings,
-    should_stop: Callable[[], bool],
-) -> list[Task | None]:
-    """Whether each answer is about what was asked; nothing where nobody wants to know, or the judge is not here."""
-    second = load_judge(pool, settings) if request.judge and generated else None
-    if second is None or not second.is_at_hand():
-        return []
-    return judge_answers(second, generated, examples, folder, lambda done: log.info("judged: %d of %d", done, len(generated)), should_stop)
+def _second_judge(request: EvaluationRequest, pool: ModelPool) -> Judge | None:
+    """Who says whether answers are about what was asked; None where nobody wants to know, or the judge is not here."""
+    found = load_judge(pool, pool.settings) if request.judge else None
+    return found if found and found.is_at_hand() else None
 
 
 def _judging(request: EvaluationRequest, examples: Sequence[Example]) -> int:
