@@ -79,7 +79,9 @@ class CompareTab:
         with gr.Row(elem_classes="gd-after"):
             self.export = gr.DownloadButton("Download as JSON", size="sm", interactive=False, elem_id="gd-export")
             self.link = gr.Button("Copy link to this comparison", size="sm", elem_id="gd-link")
-        self.wrong = gr.Textbox("", elem_id="gd-wrong", elem_classes="gd-hidden", container=False)  # page.js puts there which cell is meant
+        self.wrong = gr.Textbox(
+            "", label="Cell whose verdict is wrong", elem_id="gd-wrong", elem_classes="gd-hidden", container=False
+        )  # page.js puts there which cell is meant
         self.last = gr.State(None)
         self._wire(status)
 
