@@ -65,7 +65,7 @@
     const prototype = field.tagName === "TEXTAREA" ? HTMLTextAreaElement.prototype : HTMLInputElement.prototype;
     Object.getOwnPropertyDescriptor(prototype, "value").set.call(field, JSON.stringify([card.dataset.checkpoint, card.dataset.condition, Date.now()]));
     field.dispatchEvent(new Event("input", { bubbles: true }));
-    event.target.textContent = "Noted";
+    event.target.textContent = "sent: see the status line";
     event.target.disabled = true;
   });
 

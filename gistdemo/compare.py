@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gistdemo.model.engine import Engine
 
 log = logging.getLogger(__name__)
-JUDGE_SECONDS = 1.0  # between two judgements of an answer that is still growing
+ASSESS_SECONDS = 1.0  # between two looks at an answer that is still growing
 STOP_SECONDS = 0.1  # how soon `stop` is noticed while nothing else happens
 
 
@@ -144,7 +144,7 @@ def _second_judgement(grid: _Grid, judge: Judge, stop: threading.Event) -> Itera
     for number, at in enumerate(answers, 1):
         if stop.is_set():
             return
-        grid.judged(at, judge.judge(grid.request.example, grid.cells[at].text))
+        grid.put_task(at, judge.judge(grid.request.example, grid.cells[at].text))
         yield grid.snapshot(f"{ASKING} {number} of {len(answers)}", number / len(answers))
 
 
@@ -159,7 +159,7 @@ class _Grid:
         self.changed = False
         self._dirty: set[int] = set()
         self._first: dict[int, float] = {}
-        self._judged: dict[int, float] = {}
+        self._assessed_at: dict[int, float] = {}
         self._tasks = {at: cell.diagnosis.task for at, cell in enumerate(self.cells) if cell.diagnosis}
         self._loading: _Loading | None = None
 
@@ -188,7 +188,7 @@ class _Grid:
             if cell.diagnosis and cell.finish_reason in ("eos", "limit") and not self._tasks.get(at)
         ]
 
-    def judged(self, at: int, task: Task | None) -> None:
+    def put_task(self, at: int, task: Task | None) -> None:
         self._tasks[at] = task
         self._dirty.add(at)
 
@@ -240,7 +240,7 @@ class _Grid:
         self.changed = False
         changed = range(len(self.cells)) if finished else sorted(self._dirty)
         for at in changed:
-            if self._worth_judging(self.cells[at]) and self._is_due(at):
+            if self._worth_assessing(self.cells[at]) and self._is_due(at):
                 self.cells[at] = self._assessed(at, finished)
         if finished:
             self.cells = [self._normalised(cell) for cell in self.cells]
@@ -253,15 +253,15 @@ class _Grid:
         return Snapshot(tuple(self.cells), message, fraction, finished)
 
     def _is_due(self, at: int) -> bool:
-        """Whether an answer is to be judged now: one that has ended, and one that grows now and then."""
+        """Whether an answer is to be assessed now: one that has ended, and one that grows now and then."""
         now = time.monotonic()
-        if self.cells[at].status != "done" and now < self._judged.get(at, -math.inf) + JUDGE_SECONDS:
+        if self.cells[at].status != "done" and now < self._assessed_at.get(at, -math.inf) + ASSESS_SECONDS:
             return False
-        self._judged[at] = now
+        self._assessed_at[at] = now
         return True
 
     @staticmethod
-    def _worth_judging(cell: Cell) -> bool:
+    def _worth_assessing(cell: Cell) -> bool:
         if cell.error or (cell.status == "done" and cell.note):
             return False
         return bool(cell.text.strip()) or cell.finish_reason in ("eos", "limit")  # nothing said yet is not an empty answer

@@ -230,7 +230,7 @@ def test_a_loop_is_degenerate_and_its_place_is_the_loop(pool):
 
 
 def test_a_loop_is_flagged_while_it_is_still_growing(pool, monkeypatch):
-    monkeypatch.setattr("gistdemo.compare.JUDGE_SECONDS", 0.0)
+    monkeypatch.setattr("gistdemo.compare.ASSESS_SECONDS", 0.0)
     pool.script = says(full=LOOP * 9)
     seen = [s.cells[0] for s in run(asked(conditions=("full",)), pool)]
     assert any(c.status == "running" and c.diagnosis and c.diagnosis.verdict == "degenerate" for c in seen)

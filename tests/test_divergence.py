@@ -33,6 +33,7 @@ def logits(base, loaded, condition: str, ids) -> torch.Tensor:
     return base.model.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
 
 
+@torch.inference_mode()
 def test_kl_and_differences_by_hand(toy, monkeypatch):
     monkeypatch.setattr(module, "AT_ONCE", 5)  # in several parts
     base, loaded = toy
@@ -50,6 +51,7 @@ def test_kl_and_differences_by_hand(toy, monkeypatch):
         assert one.first == (differs[0] if differs else None)
 
 
+@torch.inference_mode()
 def test_a_long_answer_is_read_in_part(toy):
     (one,) = divergences(*toy, ASKED, ("none",), 2, "Again and again. " * 40)
     assert len(one.tokens) == module.MOST
@@ -76,16 +78,15 @@ def shipped():
 
 
 @pytest.mark.weights
+@torch.inference_mode()
 def test_another_instructions_gist_leads_further_away(shipped, monkeypatch):
     settings, pool = shipped
     base, loaded = pool.row(find_row("instruct", settings))
     asked, other = Example("How do I boil eggs?", "", ""), Example("Name the planets of the solar system.", "", "")
     answer = "Place the eggs in a pot of cold water, bring it to a boil, then let them stand for ten minutes."
     own, none = divergences(base, loaded, asked, ("gist", "none"), 4, answer)
-    known = module._known
-    monkeypatch.setattr(
-        module, "_known", lambda b, c, example, condition, k: known(b, c, other if condition == "gist" else asked, condition, k)
-    )
+    hidden = module._hidden
+    monkeypatch.setattr(module, "_hidden", lambda b, c, e, name, k, ids: hidden(b, c, other if name == "gist" else e, name, k, ids))
     (swapped,) = divergences(base, loaded, asked, ("gist",), 4, answer)
     assert own.mean_kl < none.mean_kl and own.mean_kl < 0.5 * swapped.mean_kl
     assert sum(own.difference) > sum(swapped.difference)

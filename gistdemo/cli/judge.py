@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "file",
         type=Path,
-        help=".jsonl of objects with instruction, text input, reference; or a .csv, .zip or folder that Evaluate imports",
+        help=".jsonl of objects objects with instruction, text, input, reference; or a .csv, .zip or folder that Evaluate imports",
     )
     p.add_argument(
         "--judge", metavar="NAME", help="checkpoint or backbone that tells what is on task; bounds were calibrated for the default"

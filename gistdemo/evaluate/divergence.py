@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from gistdemo.checkpoint.pool import LoadedBackbone
 from gistdemo.checkpoint.store import LoadedCheckpoint
 from gistdemo.conditions import CONDITIONS
-from gistdemo.model.gist_cache import GistCache
 from gistdemo.model.head import logits_of
 from gistdemo.prompts import Example
 from gistdemo.results.divergence import Divergence
@@ -20,28 +18,19 @@ MOST = 128  # tokens of the answer that are read
 AT_ONCE = 32  # tokens whose distributions are held: the vocabulary may have a quarter of a million
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A prompt to read the answer after. cache: (1 row) of what is compressed."""
-
-    cache: GistCache
-    prompt: Sequence[int]
-
-
-@torch.inference_mode()
 def divergences(
     base: LoadedBackbone, loaded: LoadedCheckpoint, example: Example, conditions: Sequence[str], k: int, answer: str
 ) -> list[Divergence]:
-    """Of each condition, held against the full prompt. answer: the full prompt's.
+    """Of each condition, held against the full prompt. answer: the full prompt's. Call it under torch.inference_mode().
 
     Raises: CheckpointError: a condition that needs a gist, and there is none of that size. PromptError: see `PromptEncoder.encode`.
     """
     ids = loaded.encoder.answer_ids(answer, MOST + 1)[:-1]  # without the end: it may have been cut
     tokens = tuple(base.tokenizer.decode([one]) for one in ids)
-    full = _hidden(base, loaded, _known(base, loaded, example, "full", k), ids)
+    full = _hidden(base, loaded, example, "full", k, ids)
     found = []
     for condition in conditions:
-        other = _hidden(base, loaded, _known(base, loaded, example, condition, k), ids)
+        other = _hidden(base, loaded, example, condition, k, ids)
         parts = list(_compared(base, full, other, torch.tensor(ids, device=full.device)))
         kl, difference, differs = (torch.cat(column).tolist() for column in zip(*parts, strict=True))
         first = next((n for n, yes in enumerate(differs) if yes), None)
@@ -49,15 +38,11 @@ def divergences(
     return found
 
 
-def _known(base: LoadedBackbone, loaded: LoadedCheckpoint, example: Example, condition: str, k: int) -> _Known:
+def _hidden(base: LoadedBackbone, loaded: LoadedCheckpoint, example: Example, condition: str, k: int, ids: Sequence[int]) -> Tensor:
+    """(T, E): what the tokens of the answer are predicted from under a condition."""
     row = loaded.row(loaded.plan(example, CONDITIONS[condition], k))
     cache = base.model.empty(1) if row.plan.compress_ids is None else base.model.compress([row.compression()])
-    return _Known(cache, row.plan.prompt_ids)
-
-
-def _hidden(base: LoadedBackbone, loaded: LoadedCheckpoint, known: _Known, ids: Sequence[int]) -> Tensor:
-    """(T, E): what the tokens of the answer are predicted from."""
-    return base.model.answer_hidden(known.cache, [known.prompt], [ids], loaded.decode_adapter)[0]
+    return base.model.answer_hidden(cache, [row.plan.prompt_ids], [ids], loaded.decode_adapter)[0]
 
 
 def _compared(base: LoadedBackbone, full: Tensor, other: Tensor, ids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 DIR/request.json        what was asked, with the digest of the rows: a folder answers one request
 DIR/examples.jsonl      the rows themselves; records point at them by number
 DIR/rows.jsonl          the answers (see `gistdemo.results.answer`)
-DIR/tasks.jsonl        whether each of them is about what was asked (see `gistdemo.judge`)
+DIR/tasks.jsonl         whether each of them is about what was asked (see `gistdemo.judge`)
 DIR/recovery.jsonl      one line per checkpoint: what `all_recoveries` found
 DIR/eval_results.json   all figures (see `gistdemo.results.evaluation`), with the names of an earlier experiment beside ours
 DIR/sample_outputs.json the first answers under the names of that experiment

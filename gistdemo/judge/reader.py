@@ -21,10 +21,8 @@ from gistdemo.conditions import CONDITIONS
 from gistdemo.errors import PromptError
 from gistdemo.judge.calibration import Calibration
 from gistdemo.metrics.task import Likelihoods
-from gistdemo.model.batch import COMPUTE
 from gistdemo.model.gist_cache import GistCache
 from gistdemo.model.head import finished
-from gistdemo.model.packed import computing
 from gistdemo.prompts import Example
 
 KEPT = 4  # examples whose prompts stay read
@@ -51,13 +49,11 @@ class Reader:
         ids = self._loaded.encoder.answer_ids(readable, self._calibration.tokens + 1)[:-1]  # without the end: an answer may have been cut
         if not ids:
             raise PromptError("The answer has no token that the judge knows. Nothing is to be judged.")
-        return COMPUTE.submit(self._likelihoods, example, ids).result()
+        return self._base.engine.apart(self._calibration.precision, self._likelihoods, example, ids)
 
-    @torch.inference_mode()
     def _likelihoods(self, example: Example, ids: Sequence[int]) -> Likelihoods:
-        with computing(self._calibration.precision):
-            own, without, *same_input = self._sums(self._prompts_of(example), ids)
-            elsewhere = self._sums(self._elsewhere, ids)
+        own, without, *same_input = self._sums(self._prompts_of(example), ids)
+        elsewhere = self._sums(self._elsewhere, ids)
         other = [prompt.instruction != example.instruction.strip() for prompt in self._calibration.prompts]
         return Likelihoods(len(ids), own, without, tuple(same_input), tuple(itertools.compress(elsewhere, other)))
 

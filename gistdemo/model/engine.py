@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 import torch
 
-from gistdemo.generation import LIVE, Precision, RowReady, Sampling, TokenEvent
+from gistdemo.generation import Precision, RowReady, Sampling, TokenEvent
 from gistdemo.memory import return_freed_memory
 from gistdemo.model.answering import EngineRow, Request
 from gistdemo.model.batch import COMPUTE, Batch
@@ -33,25 +33,20 @@ class Engine:
 
     def prepare(self, precision: Precision) -> None:
         """Make what answers of this precision need, so that the first one need not wait for it."""
-        COMPUTE.submit(self._prepare, precision).result()
+        self.apart(precision, self.model.prepare)
+        COMPUTE.submit(return_freed_memory).result()
 
-    def apart(self, work: Callable[..., T], *given: Any) -> T:
+    def apart(self, precision: Precision, work: Callable[..., T], *given: Any) -> T:
         """Compute something else with the model, between the steps of answers, and return it."""
-        return COMPUTE.submit(self._apart, work, *given).result()
+        return COMPUTE.submit(self._apart, precision, work, *given).result()
 
-    def _apart(self, work: Callable[..., T], *given: Any) -> T:
+    @torch.inference_mode()
+    def _apart(self, precision: Precision, work: Callable[..., T], *given: Any) -> T:
         try:
-            with computing(LIVE):
+            with computing(precision):
                 return work(*given)
         finally:
             send_home()
-
-    @torch.inference_mode()
-    def _prepare(self, precision: Precision) -> None:
-        with computing(precision):
-            self.model.prepare()
-        send_home()
-        return_freed_memory()
 
     def stream(
         self, rows: Sequence[EngineRow], sampling: Sampling, stop: threading.Event | None = None

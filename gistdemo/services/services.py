@@ -38,6 +38,7 @@ from gistdemo.train.config import TrainConfig
 
 Compared = tuple[CompareRequest, tuple[Cell, ...]]  # a finished comparison
 DISPUTED = "disputed.jsonl"  # verdicts that somebody found wrong
+MOST_CHARACTERS = 20_000  # of a text that somebody pastes
 MOST_JUDGED = 500  # answers of an import that are asked whether they are about what was asked
 PLACES = ("data", "validation", "held_out", "backbone", "checkpoints")  # fields of settings that may name files or folders
 
@@ -129,7 +130,9 @@ class Services:
                 continue
             try:
                 base, loaded = self.pool.row(find_row(name, self.settings))
-                found += base.engine.apart(divergences, base, loaded, request.example, others, request.k, answers[name])
+                found += base.engine.apart(
+                    request.sampling.precision, divergences, base, loaded, request.example, others, request.k, answers[name]
+                )
             except GistDemoError as error:
                 problems.append(f"{name}: {one_line(error)}")
         return found, problems
@@ -249,7 +252,9 @@ class Services:
         return found, judged(found.generated, found.examples, self._on_task(found.generated, found.examples, len(found.generated)))
 
     def judge_text(self, example: Example, text: str) -> Assessment:
-        """Everything that can be said of any text as an answer to an example."""
+        """Everything that can be said of any text as an answer to an example. Raises: UsageError: it is too long."""
+        if len(text) > MOST_CHARACTERS:
+            raise UsageError(f"The text has {len(text):,} characters; at most {MOST_CHARACTERS:,} are judged. Shorten it.")
         return assess(text, example, task=self.judge.judge(example, text) if self.judge and self.judge.is_at_hand() else None)
 
     def _on_task(self, answers: Sequence[Generated], examples: Sequence[Example], most: int = MOST_JUDGED) -> list[Task | None]:

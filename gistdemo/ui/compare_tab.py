@@ -80,7 +80,12 @@ class CompareTab:
             self.export = gr.DownloadButton("Download as JSON", size="sm", interactive=False, elem_id="gd-export")
             self.link = gr.Button("Copy link to this comparison", size="sm", elem_id="gd-link")
         self.wrong = gr.Textbox(
-            "", label="Cell whose verdict is wrong", elem_id="gd-wrong", elem_classes="gd-hidden", container=False
+            "",
+            label="Cell whose verdict is wrong",
+            visible=self.caller.is_local,
+            elem_id="gd-wrong",
+            elem_classes="gd-hidden",
+            container=False,
         )  # page.js puts there which cell is meant
         self.last = gr.State(None)
         self._wire(status)

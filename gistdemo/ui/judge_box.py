@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from gistdemo.errors import GistDemoError, one_line
 from gistdemo.present import cells, panels
 from gistdemo.prompts import Example
 from gistdemo.services import Services
@@ -31,5 +32,8 @@ class JudgeBox:
         """Everything that can be said of a text as an answer to an instruction."""
         if not (instruction or "").strip():
             return gr.skip(), panels.status("Type the instruction that the text is to answer", kind="error")
-        found = self.services.judge_text(Example(instruction, given or "", ""), text or "")
+        try:
+            found = self.services.judge_text(Example(instruction, given or "", ""), text or "")
+        except GistDemoError as error:
+            return gr.skip(), panels.status(one_line(error), kind="error")
         return cells.judged(text or "", found), gr.skip()
